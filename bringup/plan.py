@@ -1,0 +1,142 @@
+"""The frozen request. Pure: settings, catalogue entry and chosen flavour in, Plan out.
+
+Nothing below this module knows where a value came from; nothing after it decides anything anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from dataclasses import dataclass
+from typing import Any
+
+from bringup.catalog import VLLM_VERSION, Canary, Model
+from bringup.errors import UsageError
+from bringup.settings import Settings, server_environment
+
+MODELS_DIR = "/opt/bringup/models"
+SERVER_PORT = 8000  # inside the container
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expect:
+    """What the probes hold the server against; None means that nothing is known about it.
+
+    `weights_bytes`: size of the weights, the least that VRAM must grow by. `container`: whether there is a
+    container to look into; `gpu`: whether the server must be using one.
+    """
+
+    model: str | None
+    vllm_version: str | None
+    canaries: tuple[Canary, ...]
+    weights_bytes: int
+    container: bool
+    gpu: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a target needs to start the server, and everything the probes expect of it.
+
+    Times in seconds. `sources` says where each setting came from (flag, environment, file, default).
+    """
+
+    project: str
+    model: str
+    flavour: str
+    flavour_reason: str
+    image: str
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    compose_files: tuple[str, ...]
+    base_url: str
+    bind: str
+    port: int
+    timeout: float
+    request_timeout: float
+    expect: Expect
+    sources: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types, for `plan.json`."""
+        return dataclasses.asdict(self)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address (or `localhost`) can be reached from this host only."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        raise UsageError(f"{address!r} is not an IP address", hint="give --bind an address of this host") from None
+
+
+def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
+    """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start)."""
+    argv = [
+        "--model", f"{MODELS_DIR}/{settings.model}",
+        "--served-model-name", settings.served_model_name or settings.model,
+        "--host", "0.0.0.0",  # noqa: S104 - the container's own address; the host publishes it on `bind`
+        "--port", str(SERVER_PORT),
+    ]  # fmt: skip
+    if settings.max_model_len is not None:
+        argv += ["--max-model-len", str(settings.max_model_len)]
+    if settings.gpu_memory_utilization is not None:
+        argv += ["--gpu-memory-utilization", f"{settings.gpu_memory_utilization:g}"]
+    # A CPU start spends minutes compiling what a small test server never earns back.
+    if settings.enforce_eager if settings.enforce_eager is not None else flavour == "cpu":
+        argv += ["--enforce-eager"]
+    return (*argv, *settings.vllm_args)
+
+
+def make_plan(settings: Settings, model: Model, flavour: tuple[str, str], sources: dict[str, str]) -> Plan:
+    """The plan of `up`: `flavour` is the name and the reason it was chosen.
+
+    Raises:
+        UsageError: the settings contradict each other.
+    """
+    name, reason = flavour
+    if not is_loopback(settings.bind) and settings.api_key_file is None:
+        raise UsageError(
+            f"--bind {settings.bind} is not loopback and no API key is set: a public endpoint needs one",
+            hint="give --api-key-file FILE, or publish on 127.0.0.1 and use an SSH tunnel",
+        )
+    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "localhost") else settings.bind  # noqa: S104
+    return Plan(
+        project=settings.project,
+        model=model.name,
+        flavour=name,
+        flavour_reason=reason,
+        image=settings.image or f"bringup:{name}-{model.name}",
+        argv=server_argv(settings, name),
+        environment=server_environment(settings),
+        compose_files=("compose.yaml",) if name == "gpu" else ("compose.yaml", "compose.cpu.yaml"),
+        base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",
+        bind=settings.bind,
+        port=settings.port,
+        timeout=settings.timeout,
+        request_timeout=settings.request_timeout,
+        expect=Expect(
+            model=settings.served_model_name or model.name,
+            vllm_version=VLLM_VERSION,
+            canaries=model.canaries,
+            weights_bytes=model.lock.size if model.lock else 0,
+            container=True,
+            gpu=name == "gpu",
+        ),
+        sources=sources,
+    )
+
+
+def expect_remote(models: dict[str, Model], served: str | None) -> Expect:
+    """What may be expected of a server somewhere else: its answers, and nothing behind them."""
+    known = models.get(served or "")
+    return Expect(
+        model=served,
+        vllm_version=None,
+        canaries=known.canaries if known else (),
+        weights_bytes=0,
+        container=False,
+        gpu=False,
+    )

@@ -1,0 +1,186 @@
+"""Every setting of bringup, declared once.
+
+The command line, the `BRINGUP_*` variables, `bringup.toml`, the image's entry point and the README's table are all
+derived from the fields of `Settings`; nothing else reads a setting from the environment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bringup.errors import UsageError
+
+PREFIX = "BRINGUP_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What is known about one setting beside its default and type.
+
+    `server` settings travel into the container as `BRINGUP_*` variables; `env` lists further variables that are
+    read when the `BRINGUP_*` one is unset; a `hidden` setting has no flag (secrets never stand in argv).
+    """
+
+    help: str
+    parse: Callable[[str], Any]
+    metavar: str
+    server: bool
+    env: tuple[str, ...]
+    hidden: bool
+
+
+def _option(
+    default: Any,
+    help: str,  # noqa: A002 - click's own word
+    parse: Callable[[str], Any] = str,
+    metavar: str = "TEXT",
+    *,
+    server: bool = False,
+    env: tuple[str, ...] = (),
+    hidden: bool = False,
+) -> Any:
+    meta = Option(help=help, parse=parse, metavar=metavar, server=server, env=env, hidden=hidden)
+    return dataclasses.field(default=default, metadata={"option": meta}, repr=not hidden)
+
+
+def boolean(text: str) -> bool:
+    """1/true/yes/on or 0/false/no/off, in any case."""
+    value = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return value[text.strip().lower()]
+    except KeyError:
+        raise ValueError(f"{text!r} is not one of 1, 0, true, false, yes, no, on, off") from None
+
+
+def seconds(text: str) -> float:
+    """A duration: `90`, `90s`, `15m`, `1h30m`; the result is in seconds."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is not a duration like 90, 90s, 15m or 1h30m")
+    hours, minutes, rest = (float(g or 0) for g in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """A parser that takes one of some words."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser of numbers in a closed range."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number") from None
+        if not low <= value <= high:
+            raise ValueError(f"{text} is not between {low:g} and {high:g}")
+        return value
+
+    return parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, frozen; the defaults are the ones that the documentation shows."""
+
+    model: str = _option("tiny-qwen2", "Catalogue name of the model to serve.", metavar="NAME", server=True)
+    served_model_name: str | None = _option(
+        None, "Name that the API answers to; the model's own by default.", metavar="NAME", server=True
+    )
+    max_model_len: int | None = _option(
+        None, "Longest context in tokens, prompt and answer.", between(1, 10**7, int), "TOKENS", server=True
+    )
+    gpu_memory_utilization: float | None = _option(
+        None, "Share of GPU memory that vLLM may claim.", between(0.01, 1, float), "SHARE", server=True
+    )
+    enforce_eager: bool | None = _option(
+        None, "Skip compilation and graphs: starts sooner, decodes slower. On by default on a CPU.", boolean,
+        "BOOL", server=True,
+    )  # fmt: skip
+    vllm_args: tuple[str, ...] = _option(
+        (), "More arguments for vLLM, as a shell would split them; on the command line after `--`.",
+        lambda text: tuple(shlex.split(text)), "ARGS", server=True,
+    )  # fmt: skip
+    bind: str = _option(
+        "127.0.0.1", "Host address the port is published on; anything but loopback needs an API key.",
+        metavar="ADDRESS", server=True,
+    )  # fmt: skip
+    api_key_file: Path | None = _option(
+        None, "File with the API key that the server demands and the probes send.", Path, "FILE", server=True
+    )
+    api_key: str | None = _option(None, "The API key itself, for `verify URL`.", hidden=True)
+    port: int = _option(8000, "Host port.", between(1, 65535, int), "PORT")
+    flavour: str = _option(
+        "auto", "Image flavour: gpu, cpu, or auto by what the host has.", one_of("auto", "gpu", "cpu"), "FLAVOUR"
+    )
+    image: str | None = _option(None, "Image to start instead of bringup:FLAVOUR-MODEL.", metavar="IMAGE")
+    project: str = _option("bringup", "Compose project: names the containers and volumes.", metavar="NAME")
+    timeout: float = _option(900.0, "Deadline from start to the first token.", seconds, "DURATION")
+    request_timeout: float = _option(60.0, "Deadline of one probe.", seconds, "DURATION")
+    artifacts: Path = _option(Path("artifacts"), "Directory that bundles are written to.", Path, "DIR")
+    keep: bool = _option(False, "Leave a server that failed running, to look into it.", boolean, "BOOL")
+    base: str | None = _option(None, "Base image to build on instead of the locked one.", metavar="IMAGE")
+    find_links: Path | None = _option(
+        None, "Directory of wheels to prefer at build (torch for the CPU flavour).", Path, "DIR",
+        env=("UV_FIND_LINKS", "PIP_FIND_LINKS"),
+    )  # fmt: skip
+    ca_file: Path | None = _option(
+        None, "CA bundle that the build trusts; never left in the image.", Path, "FILE", env=("SSL_CERT_FILE",)
+    )
+    hf_token_file: Path | None = _option(None, "File with a Hub token for gated weights, for the build.", Path, "FILE")
+
+
+def fields() -> dict[str, tuple[dataclasses.Field[Any], Option]]:
+    """The settings by name, in the order of their declaration."""
+    return {f.name: (f, f.metadata["option"]) for f in dataclasses.fields(Settings)}
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def render(value: Any) -> str:
+    """A setting's value as its variable would hold it; `Option.parse` reads it back."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, tuple):
+        return shlex.join(value)
+    return str(value)
+
+
+def server_environment(settings: Settings) -> dict[str, str]:
+    """The `BRINGUP_*` variables that carry the server's settings; unset ones are left out."""
+    values = {name: getattr(settings, name) for name, (_, option) in fields().items() if option.server}
+    return {variable(name): render(v) for name, v in values.items() if v not in (None, ())}
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """The server's settings as the container's environment gives them; empty variables count as unset.
+
+    Raises:
+        UsageError: a variable cannot be used; it is named, with what was found.
+    """
+    given: dict[str, Any] = {}
+    for name, (_, option) in fields().items():
+        text = environ.get(variable(name), "")
+        if option.server and text:
+            try:
+                given[name] = option.parse(text)
+            except ValueError as e:
+                raise UsageError(f"{variable(name)}: {e}", hint="correct or unset the variable") from e
+    return Settings(**given)
