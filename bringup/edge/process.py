@@ -1,0 +1,99 @@
+"""The only door to other programs: run one, with its output and its time."""
+
+from __future__ import annotations
+
+import collections
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bringup.errors import TargetUnavailable
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a program did: exit code, its whole standard output, the last lines of both streams, seconds."""
+
+    argv: tuple[str, ...]
+    code: int
+    out: str
+    tail: str
+    seconds: float
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    extra_env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+    timeout: float | None = None,
+) -> Outcome:
+    """Run a program to its end; `on_line` sees each line of standard error as it comes.
+
+    The program gets its own process group's signals from the terminal as any child does; when this call is
+    interrupted, it is terminated (killed after 10 s), never left running.
+
+    Raises:
+        TargetUnavailable: the program is not installed, or did not end within `timeout` seconds.
+    """
+    program = shutil.which(argv[0], path=(extra_env or {}).get("PATH"))
+    if program is None:
+        raise TargetUnavailable(
+            f"the program {argv[0]!r} is not on the PATH",
+            hint='run `./scripts/engine up` and `eval "$(./scripts/engine env)"`, or install Docker',
+        )
+    started = time.monotonic()
+    tail: collections.deque[str] = collections.deque(maxlen=40)
+    child = subprocess.Popen(
+        [program, *argv[1:]],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, **(extra_env or {})},
+    )
+    out: list[str] = []
+
+    def read_out() -> None:
+        assert child.stdout  # noqa: S101 - PIPE above
+        for line in child.stdout:
+            out.append(line)
+            tail.append(line.rstrip())
+
+    def read_err() -> None:
+        assert child.stderr  # noqa: S101 - PIPE above
+        for line in child.stderr:
+            tail.append(line.rstrip())
+            if on_line and line.strip():
+                on_line(line.rstrip())
+
+    readers = [threading.Thread(target=f, daemon=True) for f in (read_out, read_err)]
+    for reader in readers:
+        reader.start()
+    try:
+        code = child.wait(timeout)
+    except subprocess.TimeoutExpired:
+        _stop(child)
+        raise TargetUnavailable(
+            f"`{' '.join(argv[:4])}` gave no result within {timeout:.0f} s", hint="is the Docker Engine overloaded?"
+        ) from None
+    except BaseException:
+        _stop(child)
+        raise
+    for reader in readers:
+        reader.join(5)
+    return Outcome(tuple(argv), code, "".join(out), "\n".join(tail), time.monotonic() - started)
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    child.terminate()
+    try:
+        child.wait(10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
