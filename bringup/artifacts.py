@@ -1,0 +1,133 @@
+"""The bundle: the evidence of one run in one directory, complete or absent, every file in SHA256SUMS."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bringup.edge.http import NoAnswer
+from bringup.errors import BringupError, EvidenceMissing, UsageError
+from bringup.plan import Plan
+from bringup.redact import redact
+from bringup.server import Container, Server
+
+STATE = "/var/lib/bringup"
+SUMS = "SHA256SUMS"
+SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
+NO_GPU = "There is no GPU here: the server runs the cpu flavour.\n"
+
+
+def check_destination(directory: Path) -> None:
+    """Make sure that a bundle can be written, before anything is started.
+
+    Raises:
+        UsageError: the directory cannot be made or written to.
+    """
+    trial = directory / f".trial-{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as e:
+        raise UsageError(
+            f"bundles cannot be written to {directory}: {e.strerror}",
+            hint="give --artifacts a directory you can write to",
+        ) from e
+
+
+def name(plan: Plan, now: float) -> str:
+    """A bundle's directory name: UTC time and model."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now)) + f"-{plan.model}"
+
+
+def gather(server: Server, plan: Plan, image: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The files that come from the running (or dead) server, and the names of those that could not be had."""
+    container = server.container
+    assert container is not None  # noqa: S101 - only targets with a container are collected from
+    files = {"plan.json": as_json(plan.to_dict()), "image.json": as_json(image)}
+    missing = []
+    sources: dict[str, Callable[[], str]] = {
+        "server.log": lambda: container.logs(),
+        "server.jsonl": lambda: container.copy_out(f"{STATE}/run/server.jsonl").decode("utf-8", "replace"),
+        "vllm_process.txt": lambda: _processes(container),
+        "nvidia_smi_serving.txt": lambda: _nvidia_smi(container) if plan.flavour == "gpu" else NO_GPU,
+        "sample_response.json": lambda: _sample(server),
+    }
+    for file, source in sources.items():
+        try:
+            files[file] = source()
+        except BringupError as e:
+            missing.append(f"{file} ({e.message})")
+    return files, missing
+
+
+def _processes(container: Container) -> str:
+    rows = container.top()
+    if not rows:
+        raise EvidenceMissing("the container has no processes")
+    titles = list(rows[0])
+    lines = ["\t".join(titles), *("\t".join(row.get(t, "") for t in titles) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _nvidia_smi(container: Container) -> str:
+    code, output = container.execute(["nvidia-smi"])
+    if code:
+        raise EvidenceMissing(f"nvidia-smi in the container ended with {code}")
+    return output
+
+
+def _sample(server: Server) -> str:
+    request = {"model": server.expect.model, "prompt": SAMPLE_PROMPT, "max_tokens": 50}
+    try:
+        answer = server.http.post("/v1/completions", request, server.deadline)
+    except NoAnswer as e:
+        raise EvidenceMissing(str(e)) from e
+    if answer.status != 200:
+        raise EvidenceMissing(f"HTTP {answer.status}: {answer.excerpt()}")
+    return as_json(answer.json())
+
+
+def as_json(value: Any) -> str:
+    """Readable JSON with a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def write(destination: Path, files: dict[str, str], secrets: Iterable[str]) -> Path:
+    """Write a bundle, redacted and with its sums: to a hidden directory first, renamed when all is on the disk.
+
+    Raises:
+        EvidenceMissing: it could not be written; nothing is left behind.
+    """
+    known = tuple(secrets)
+    part = destination.with_name(f".{destination.name}.part")
+    try:
+        part.mkdir(parents=True)
+        sums = []
+        for file, text in sorted(files.items()):
+            data = redact(text, known).encode()
+            _write(part / file, data)
+            sums.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
+        _write(part / SUMS, "".join(sums).encode())
+        part.rename(destination)
+    except OSError as e:
+        raise EvidenceMissing(
+            f"the bundle {destination} could not be written: {e.strerror}",
+            hint="free space or give --artifacts another directory, then `bringup collect`",
+        ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return destination
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())

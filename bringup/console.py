@@ -1,0 +1,145 @@
+"""What a person sees: steps with their times, tables, one line for each failure. All of it on standard error.
+
+Standard output carries the result as JSON under `--json`, and what was asked for by name otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bringup.errors import BringupError
+from bringup.records import CheckRecord, ProbeRecord, Status, StepRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console as Rich
+
+HEARTBEAT = 10.0  # seconds between signs of life where there is no terminal
+STYLES = {
+    Status.PASS: "green",
+    Status.WARN: "yellow",
+    Status.FAIL: "bold red",
+    Status.UNKNOWN: "bold yellow",
+    Status.SKIP: "dim",
+}
+
+
+class Console:
+    """The only printer. `as_json`: standard output is for machines; `verbose`: show what the programs below say."""
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.verbose = verbose
+        self._rich: Rich | None = None
+
+    @property
+    def rich(self) -> Rich:
+        """Made on first use: importing rich costs more than printing help."""
+        if self._rich is None:
+            from rich.console import Console as Rich
+
+            self._rich = Rich(stderr=True, highlight=False)
+        return self._rich
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        self.rich.print(text, markup=False, soft_wrap=True)
+
+    def result(self, value: Any, text: str | None = None) -> None:
+        """The result: JSON under --json, else `text` on standard output."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        elif text:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+
+    def error(self, error: BringupError) -> None:
+        """A failure: what, then the next action, then what helps to understand it."""
+        if error.detail:
+            self.say("\n".join(f"  | {line}" for line in error.detail.splitlines()))
+        self.say(f"bringup: {error.message}")
+        if error.hint:
+            self.say(f"  -> {error.hint}")
+        if self.as_json:
+            self.result({"error": error.message, "hint": error.hint, "exit_code": int(error.exit_code)})
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Callable[[str], None]]:
+        """Show a step while it runs, with its elapsed time, and how long it took; yields a sink for its detail."""
+        started = time.monotonic()
+        latest = [""]
+        done = threading.Event()
+
+        def line() -> str:
+            detail = f"  {latest[0]}" if latest[0] else ""
+            return f"{name} ... {time.monotonic() - started:.0f} s{detail}"
+
+        def detail(text: str) -> None:
+            latest[0] = text
+            if self.verbose:
+                self.say(f"  | {text}")
+
+        if self.rich.is_terminal and not self.verbose:
+            from rich.live import Live
+            from rich.text import Text
+
+            class Elapsed:
+                def __rich__(self) -> Text:
+                    return Text(line(), overflow="ellipsis", no_wrap=True)
+
+            with Live(Elapsed(), console=self.rich, refresh_per_second=4, transient=True):
+                yield detail
+        else:
+
+            def beat() -> None:
+                while not done.wait(HEARTBEAT):
+                    self.say(line())
+
+            thread = threading.Thread(target=beat, daemon=True)
+            thread.start()
+            try:
+                yield detail
+            finally:
+                done.set()
+                thread.join()
+        self.say(f"{name}: {time.monotonic() - started:.1f} s")
+
+    def checks(self, records: tuple[CheckRecord, ...]) -> None:
+        """The table of the checks; a remedy under each one that is not fine."""
+        table = _table("check", "", "found", "needed")
+        for r in records:
+            table.add_row(r.name, _mark(r.status), r.found, r.needed)
+            if r.remedy and r.status is not Status.PASS:
+                table.add_row("", "", f"-> {r.remedy}", "")
+        self.rich.print(table)
+
+    def probes(self, records: tuple[ProbeRecord, ...]) -> None:
+        """The table of the probes."""
+        table = _table("probe", "", "found", "expected", "s")
+        for r in records:
+            table.add_row(r.name, _mark(r.status), r.found, r.expected, f"{r.seconds:.2f}")
+        self.rich.print(table)
+
+    def steps(self, records: tuple[StepRecord, ...]) -> None:
+        """Where the time went."""
+        self.say("  ".join(f"{r.name} {r.seconds:.1f} s" for r in records))
+
+
+def _table(*columns: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _mark(status: Status) -> Any:
+    from rich.text import Text
+
+    return Text(status.value, style=STYLES[status])

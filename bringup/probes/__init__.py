@@ -1,0 +1,84 @@
+"""Questions to a running server. `PROBES` is the order they are asked in.
+
+A probe is a function `Server -> Finding`. It says what it expected and what it found; it never waits longer than
+the server's deadline, whatever the server does, because `ask` does not wait longer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from bringup.edge.http import NoAnswer
+from bringup.errors import BringupError
+from bringup.probes import answers, behind, streaming
+from bringup.probes.finding import Finding, unknown
+from bringup.records import ProbeRecord, Status
+from bringup.server import Server
+
+Probe = Callable[[Server], Finding]
+
+PROBES: dict[str, Probe] = {
+    "reachable": answers.reachable,
+    "ready": answers.ready,
+    "models": answers.models,
+    "completion": answers.completion,
+    "chat": answers.chat,
+    "streaming": streaming.streaming,
+    "version": behind.version,
+    "process": behind.process,
+    "vram": behind.vram,
+}
+# Without these there is no server to ask the rest.
+GATES = ("reachable", "ready")
+
+
+def verify(server: Server, on_probe: Callable[[str], None] = lambda _: None) -> Iterator[ProbeRecord]:
+    """Ask every probe in order. A failed gate leaves the rest unasked, and unasked is unknown, never pass."""
+    closed = ""
+    for name, probe in PROBES.items():
+        on_probe(name)
+        if closed:
+            yield record(name, unknown("an answer", f"not asked: {closed} failed"), 0.0)
+            continue
+        answer = ask(name, probe, server)
+        if name in GATES and answer.status is not Status.PASS:
+            closed = name
+        yield answer
+
+
+def ask(name: str, probe: Probe, server: Server) -> ProbeRecord:
+    """One probe, in a thread of its own: a server that drips bytes for ever cannot hold us past the deadline."""
+    result: list[Finding] = []
+
+    def work() -> None:
+        try:
+            result.append(probe(server))
+        except NoAnswer as e:
+            result.append(Finding(Status.FAIL, "an answer", str(e)))
+        except BringupError as e:
+            result.append(unknown("evidence", e.message))
+
+    started = time.monotonic()
+    thread = threading.Thread(target=work, name=f"probe-{name}", daemon=True)
+    thread.start()
+    thread.join(server.deadline + 1)
+    seconds = time.monotonic() - started
+    if thread.is_alive():
+        return record(name, Finding(Status.FAIL, "an answer", f"none within {server.deadline:g} s"), seconds)
+    if not result:  # an exception that is a bug of ours; the thread has printed it
+        return record(name, unknown("an answer", "the probe itself broke"), seconds)
+    return record(name, result[0], seconds)
+
+
+def record(name: str, finding: Finding, seconds: float) -> ProbeRecord:
+    """A finding with its name and time."""
+    return ProbeRecord(
+        name=name,
+        status=finding.status,
+        expected=finding.expected,
+        found=finding.found,
+        seconds=round(seconds, 4),
+        data=finding.data,
+    )

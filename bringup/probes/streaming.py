@@ -1,0 +1,85 @@
+"""The streaming probe: tokens come one after another, end with [DONE], and say what the plain answer said."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+from bringup.edge.http import Event
+from bringup.probes import openai
+from bringup.probes.finding import Finding, failed, passed, unknown
+from bringup.server import Server
+
+MIN_CHUNKS = 8  # fewer say nothing about the rhythm
+SAME_TIME = 0.0005  # seconds; chunks closer than this arrived together
+TELLING = 1.0  # seconds; a burst after less than this may be our own slowness, not the server's
+
+
+def streaming(server: Server) -> Finding:
+    """Stream the longest known answer (or the runbook's prompt) and compare it with the plain greedy answer."""
+    wanted = "chunks one after another, [DONE], and the plain answer's text"
+    canaries = server.expect.canaries
+    prompt = max(canaries, key=lambda c: len(c.answer)).prompt if canaries else openai.PROMPTS[1]
+    request = openai.greedy(server.expect.model, prompt)
+    streamed = request | {"stream": True, "stream_options": {"include_usage": True}}
+    answer, events = server.http.events("/v1/completions", streamed, server.deadline)
+    if answer.status != 200 or not answer.content_type.startswith("text/event-stream"):
+        return failed(wanted, f"HTTP {answer.status}, {answer.content_type or 'no content type'}: {answer.excerpt()}")
+    fault, text, times = read(events, server.expect.model)
+    if fault:
+        return failed(wanted, fault)
+    body, fault = openai.decode(server.http.post("/v1/completions", request, server.deadline))
+    fault = fault or openai.completion_fault(body, "text_completion", server.expect.model)
+    if fault:
+        return failed(wanted, f"the plain answer to compare with: {fault}")
+    if text != openai.text_of(body):
+        return failed(wanted, f"streamed {text!r}, plain {openai.text_of(body)!r}")
+    return judge(wanted, times)
+
+
+def read(events: list[Event], model: str | None) -> tuple[str, str, list[float]]:
+    """Read a completion stream: what is wrong with it (or ""), the joined text, arrival times of its text chunks."""
+    if not events or events[-1].data != "[DONE]":
+        return f"the stream ended without [DONE] after {len(events)} events", "", []
+    parts: list[str] = []
+    times: list[float] = []
+    finish, made, ids = None, None, set()
+    for event in events[:-1]:
+        try:
+            chunk: Any = json.loads(event.data)
+            ids.add(chunk["id"])
+            if chunk.get("usage"):
+                made = chunk["usage"]["completion_tokens"]
+            for choice in chunk["choices"]:
+                finish = choice["finish_reason"] or finish
+                if choice["text"]:
+                    parts.append(choice["text"])
+                    times.append(event.at)
+            name = chunk["model"]
+        except (ValueError, KeyError, TypeError) as e:
+            return f"a chunk has not the API's shape ({e!r}): {event.data[:120]}", "", []
+        if model is not None and name != model:
+            return f"a chunk is from the model {name!r}", "", []
+    if len(ids) != 1:
+        return f"{len(ids)} different ids in one stream", "", []
+    if finish not in openai.FINISH or not isinstance(made, int) or made < len(parts):
+        return f"finish_reason {finish!r}, usage {made!r} tokens in {len(parts)} chunks", "", []
+    return openai.text_fault("".join(parts)), "".join(parts), times
+
+
+def judge(wanted: str, times: list[float]) -> Finding:
+    """Did the chunks come progressively? `times`: arrivals in seconds since the request. Pure."""
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    data = {"first": times[0] if times else None, "gaps": [round(g, 6) for g in gaps]}
+    if len(times) < MIN_CHUNKS:
+        return unknown(wanted, f"only {len(times)} chunks: too few to tell a stream from a block", **data)
+    arrivals = 1 + sum(g > SAME_TIME for g in gaps)
+    if arrivals >= len(times) / 2:
+        middle = sorted(gaps)[len(gaps) // 2]
+        found = f"{len(times)} chunks, first after {times[0]:.3f} s, median gap {middle * 1000:.1f} ms"
+        return passed(wanted, found, **data)
+    found = f"{len(times)} chunks in {arrivals} arrivals, all within {times[-1] - times[0]:.3f} s"
+    if times[-1] < TELLING:
+        return unknown(wanted, found + ": too fast here to tell a stream from a block", **data)
+    return failed(wanted, found, **data)
