@@ -1,0 +1,121 @@
+"""What the checks look at: gathered once, frozen, and written into record.json as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bringup.edge import gpu, host
+from bringup.edge.docker import ContainerState, Engine, EngineFacts
+from bringup.edge.gpu import GpuState
+from bringup.edge.host import HostInfo, Memory
+from bringup.errors import BringupError
+from bringup.plan import Plan
+
+SERVICE = "server"  # the service of compose.yaml that listens on the port
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """The plan's image in the engine. `present` is None when the engine could not be asked; size in bytes."""
+
+    present: bool | None
+    id: str = ""
+    size: int | None = None
+    architecture: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFacts:
+    """The host before anything starts; None is a fact that could not be had, except where noted.
+
+    `local`: the engine runs on this host, so that memory, disk, CPU and ports seen here are the engine's.
+    `disk_free`: bytes where the engine keeps images. `port_holder`: None when the plan's port is free.
+    `own_container`: the running server of the plan's own project, if it is the one that holds the plan's port.
+    """
+
+    engine: EngineFacts
+    gpu: GpuState
+    local: bool
+    system: HostInfo
+    memory: Memory | None
+    disk_free: int | None
+    port_holder: str | None
+    image: ImageFacts
+    own_container: ContainerState | None
+
+
+def gather_engine_gpu(engine: Engine) -> tuple[EngineFacts, GpuState]:
+    """The two facts that `choose_flavour` needs before there is a plan."""
+    return engine.facts(), gpu.read()
+
+
+def gather(plan: Plan, engine: Engine, known: tuple[EngineFacts, GpuState] | None = None) -> HostFacts:
+    """Look at everything that the checks need; `known` is what `gather_engine_gpu` gave, if it was asked already."""
+    engine_facts, gpu_state = known or gather_engine_gpu(engine)
+    local = host.engine_is_here()
+    return HostFacts(
+        engine=engine_facts,
+        gpu=gpu_state,
+        local=local,
+        system=host.info(),
+        memory=host.memory(),
+        disk_free=host.disk_free(engine_facts.root_dir) if local and engine_facts.root_dir else None,
+        port_holder=host.port_holder(plan.bind, plan.port),
+        image=_image(plan, engine, engine_facts),
+        own_container=_own_container(plan, engine, engine_facts),
+    )
+
+
+def _image(plan: Plan, engine: Engine, facts: EngineFacts) -> ImageFacts:
+    if not facts.reachable:
+        return ImageFacts(present=None)
+    try:
+        raw = engine.image(plan.image)
+    except BringupError:  # the engine went away since: not seen is not absent
+        return ImageFacts(present=None)
+    if raw is None:
+        return ImageFacts(present=False)
+    return ImageFacts(
+        present=True,
+        id=raw.get("Id", ""),
+        size=raw.get("Size"),
+        architecture=raw.get("Architecture"),
+        labels=dict((raw.get("Config") or {}).get("Labels") or {}),
+    )
+
+
+def _own_container(plan: Plan, engine: Engine, facts: EngineFacts) -> ContainerState | None:
+    if not facts.reachable:
+        return None
+    try:
+        state = engine.find(plan.project, SERVICE)
+        if state is None or state.status not in ("running", "paused"):
+            return None
+        published = (engine.inspect(state.id).get("NetworkSettings") or {}).get("Ports") or {}
+    except BringupError:
+        return None
+    ports = {binding.get("HostPort") for bindings in published.values() for binding in bindings or []}
+    return state if str(plan.port) in ports else None
+
+
+def can_reserve_gpu(engine: EngineFacts) -> bool:
+    """Whether the engine has a way to give a container a GPU."""
+    return "nvidia" in engine.runtimes or bool(engine.gpu_devices)
+
+
+def choose_flavour(asked: str, engine: EngineFacts, gpu: GpuState) -> tuple[str, str]:
+    """Which image flavour to use, and why: what was asked for, or else gpu where a container could have one."""
+    if asked != "auto":
+        return asked, f"{asked} was asked for"
+    if not gpu.available:
+        return "cpu", f"no NVIDIA driver answers (NVML: {gpu.error})"
+    if not gpu.gpus:
+        return "cpu", "the NVIDIA driver shows no usable GPU" + (f" ({gpu.error})" if gpu.error else "")
+    if not engine.reachable:
+        return "cpu", "a GPU is there, but the Docker Engine does not answer"
+    if not can_reserve_gpu(engine):
+        return "cpu", "a GPU is there, but the engine has neither the nvidia runtime nor CDI devices"
+    way = "the nvidia runtime" if "nvidia" in engine.runtimes else "CDI devices"
+    count = f"{len(gpu.gpus)} x " if len(gpu.gpus) > 1 else ""
+    return "gpu", f"{count}{gpu.gpus[0].name}, and the engine has {way}"

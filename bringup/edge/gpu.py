@@ -1,0 +1,131 @@
+"""The only door to NVML (pynvml, from the package nvidia-ml-py): what the driver says of the host's GPUs.
+
+A host without a driver is a fact, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuFacts:
+    """One GPU as the driver sees it; memory in bytes, compute capability like "9.0"."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total: int
+    memory_used: int
+    compute_capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuState:
+    """All GPUs. `available`: the driver answered; `error`: what NVML could not tell, in its own words.
+
+    A GPU that NVML counts but cannot read (lost, fallen off the bus) is missing from `gpus` and named in `error`.
+    `driver` and `cuda` (the newest that the driver runs) are version texts such as 580.95.05 and 13.0.
+    """
+
+    available: bool
+    error: str = ""
+    driver: str | None = None
+    cuda: str | None = None
+    gpus: tuple[GpuFacts, ...] = ()
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    import pynvml  # here: most commands never look at a GPU
+
+    nvml: Any = pynvml
+    nvml.nvmlInit()
+    try:
+        yield nvml
+    finally:
+        with suppress(nvml.NVMLError):  # a driver that went away must not hide what was read before
+            nvml.nvmlShutdown()
+
+
+def _nvml_error() -> type[Exception]:
+    import pynvml
+
+    error: type[Exception] = pynvml.NVMLError
+    return error
+
+
+def read() -> GpuState:
+    """What the driver says now."""
+    error = _nvml_error()
+    try:
+        with _nvml() as nvml:
+            driver = _text(nvml.nvmlSystemGetDriverVersion())
+            number = int(nvml.nvmlSystemGetCudaDriverVersion_v2())  # 13010 is 13.1
+            found: list[GpuFacts] = []
+            wrong: list[str] = []
+            for index in range(nvml.nvmlDeviceGetCount()):
+                try:
+                    found.append(_one(nvml, index))
+                except error as e:
+                    wrong.append(f"GPU {index}: {e}")
+    except error as e:
+        return GpuState(available=False, error=str(e))
+    return GpuState(
+        available=True,
+        error="; ".join(wrong),
+        driver=driver or None,
+        cuda=f"{number // 1000}.{number % 1000 // 10}",
+        gpus=tuple(found),
+    )
+
+
+def _one(nvml: Any, index: int) -> GpuFacts:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return GpuFacts(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_total=int(memory.total),
+        memory_used=int(memory.used),
+        compute_capability=f"{major}.{minor}",
+    )
+
+
+def memory_by_pid() -> dict[int, int] | None:
+    """Bytes of GPU memory per compute process (process ids of the host), summed over all GPUs.
+
+    Empty when no process uses a GPU; None when NVML does not tell: no driver, a GPU that cannot be read, or a
+    process whose memory it hides (WSL, some virtual GPUs).
+    """
+    error = _nvml_error()
+    used: dict[int, int] = {}
+    try:
+        with _nvml() as nvml:
+            count = nvml.nvmlDeviceGetCount()
+            for index in range(count):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                    if process.usedGpuMemory is None:
+                        return None
+                    used[process.pid] = used.get(process.pid, 0) + int(process.usedGpuMemory)
+    except error:
+        return None
+    return used if count else None
+
+
+def memory_used() -> int | None:
+    """Bytes in use on all GPUs together, or None when there is no GPU or one cannot be read."""
+    state = read()
+    if not state.gpus or state.error:
+        return None
+    return sum(gpu.memory_used for gpu in state.gpus)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
