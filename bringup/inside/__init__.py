@@ -1,0 +1,4 @@
+"""The half that runs in the container: entry point, health check, log handler.
+
+It imports with the standard library alone; every module here is loaded by vLLM's own processes or before them.
+"""

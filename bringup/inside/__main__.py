@@ -1,0 +1,71 @@
+"""The image's entry point: `python -m bringup.inside [--check] [vLLM arguments...]`.
+
+It becomes vLLM's server (execve), so tini's signals reach the server and the container's exit code is the server's.
+`--check` only looks: settings and weights are checked and the command is printed as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from bringup.errors import BringupError
+from bringup.inside import events
+from bringup.inside.start import Baked, Launch, configure_logging, prepare
+from bringup.inside.state import open_state
+
+
+class OneLine(logging.Formatter):
+    """`bringup: ...`, whatever the message holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message without line breaks."""
+        return "bringup: " + " ".join(super().format(record).split("\n"))
+
+
+def make_logger(log_file: Path | None) -> logging.Logger:
+    """Lines for people on stderr; the same records in server.jsonl."""
+    log = logging.getLogger("bringup.inside")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(OneLine())
+    log.handlers = [console] if log_file is None else [console, events.Handler(str(log_file))]
+    return log
+
+
+def decide(args: list[str], environ: dict[str, str]) -> Launch | int:
+    """The server to become, or the exit code when none is to be started."""
+    check = args[:1] == ["--check"]
+    state = None if check else open_state(environ)
+    log = make_logger(state.log if state else None)
+    if state and state.problem:
+        log.warning("%s", state.problem)
+    try:
+        launch = prepare({**environ, **(state.environment if state else {})}, args[check:], Baked(), log)
+    except BringupError as e:
+        log.error("%s%s", e.message, f"; {e.hint}" if e.hint else "")
+        for line in e.detail.splitlines():
+            log.error("  %s", line)
+        return int(e.exit_code)
+    if state is None:
+        sys.stdout.write(json.dumps(launch.argv) + "\n")
+        return 0
+    launch = configure_logging(launch, state.log, log)
+    log.info("starting vLLM: %s", " ".join(launch.argv[3:]))
+    return launch
+
+
+if __name__ == "__main__":
+    # Until vLLM runs, Ctrl-C ends this process like any other signal would, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Group 0 owns the state volume: what root wrote there, a later start as uid 1000 can replace, and vice versa.
+    os.umask(0o002)
+    result = decide(sys.argv[1:], dict(os.environ))
+    if isinstance(result, int):
+        sys.exit(result)
+    os.execve(result.argv[0], result.argv, result.environment)  # noqa: S606 - no shell is wanted

@@ -1,0 +1,179 @@
+"""From the container's environment to vLLM's command line and environment, or a reason not to start.
+
+Nothing here starts anything: `__main__` replaces itself with the result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bringup.errors import UsageError
+from bringup.inside import events, guard
+from bringup.plan import MODELS_DIR, is_loopback, server_argv
+from bringup.settings import Settings, from_environment
+from bringup.weights import LockedModel, read_lock, verify_dir
+
+SERVER = "vllm.entrypoints.openai.api_server"
+KEY_LIMIT = 4096  # bytes
+# A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
+CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+
+
+@dataclass(frozen=True)
+class Baked:
+    """Where the image holds what was built into it."""
+
+    models: Path = Path(MODELS_DIR)
+    lock: Path = Path("/opt/bringup/weights.lock")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the entry point turns into. The API key is in `environment`, never in `argv`."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log: logging.Logger) -> Launch:
+    """Check everything that can be checked before vLLM runs, cheapest first.
+
+    Raises:
+        UsageError: a setting cannot be used, or the endpoint would be public without a key.
+        WeightsDiffer: the baked weights are not the locked ones.
+    """
+    settings, flavour = _settings(environ, baked)
+    argv = (*server_argv(settings, flavour), *extra)
+    refuse_key_in_argv(argv)
+    key = read_key(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
+    if not key and not is_loopback(settings.bind):
+        raise UsageError(
+            f"the port is published on {settings.bind}, which is not loopback, and no API key is set",
+            hint="set BRINGUP_API_KEY_FILE to a file with a key, or BRINGUP_BIND=127.0.0.1 and use an SSH tunnel",
+        )
+    model = _locked_model(settings.model, baked)
+    environment = _environment(environ, flavour, argv, key)
+    log.info("model %s, flavour %s, published on %s, API key: %s", settings.model, flavour, settings.bind,
+             "needed" if key else "none")  # fmt: skip
+    log.info("vLLM variables: %s", _shown(environment))
+    finding = guard.judge(environ.get(guard.VARIABLE), *guard.look())
+    if finding.unset:
+        environment.pop(guard.VARIABLE, None)
+    log.info("hf_transfer: %s", finding.reason)
+    log.info("checking %d bytes of weights against the lock", model.size)
+    begun = time.monotonic()
+    verify_dir(model, baked.models / model.name)
+    log.info("weights of %s are as locked: %d files, %d bytes in %.2f s, digest %s", model.name, len(model.files),
+             model.size, time.monotonic() - begun, model.digest)  # fmt: skip
+    return Launch((sys.executable, "-m", SERVER, *argv), environment)
+
+
+def _settings(environ: Mapping[str, str], baked: Baked) -> tuple[Settings, str]:
+    flavour = environ.get("BRINGUP_FLAVOUR", "")
+    if flavour not in ("cpu", "gpu"):
+        raise UsageError(
+            f"BRINGUP_FLAVOUR is {flavour!r}, needed is cpu or gpu", hint="do not set it: the image brings it"
+        )
+    given = dict(environ)
+    held = _models(baked)
+    # Compose removes the image's own value of a variable that it passes through and that is not set outside.
+    if not given.get("BRINGUP_MODEL") and len(held) == 1:
+        given["BRINGUP_MODEL"] = held[0]
+    return from_environment(given), flavour
+
+
+def _models(baked: Baked) -> list[str]:
+    return sorted(p.name for p in baked.models.iterdir() if p.is_dir()) if baked.models.is_dir() else []
+
+
+def _locked_model(name: str, baked: Baked) -> LockedModel:
+    held = _models(baked)
+    if name not in held:
+        raise UsageError(
+            f"this image does not hold the model {name!r}; it holds: {', '.join(held) or 'none'}",
+            hint=f"set BRINGUP_MODEL to one of these, or build the image of {name!r}",
+        )
+    locked = read_lock(baked.lock)
+    if name not in locked:
+        raise UsageError(f"the weights lock {baked.lock} does not pin {name!r}", hint="build the image again")
+    return locked[name]
+
+
+def refuse_key_in_argv(argv: Sequence[str]) -> None:
+    """An API key on the command line would stand in `ps`, `docker inspect` and vLLM's log.
+
+    Raises:
+        UsageError: `--api-key` is among the arguments.
+    """
+    if any(a.partition("=")[0].replace("_", "-") == "--api-key" for a in argv):
+        raise UsageError(
+            "--api-key is among the vLLM arguments, where everyone can read it",
+            hint="put the key into a file and set BRINGUP_API_KEY_FILE",
+        )
+
+
+def read_key(file: Path | None, variable: str) -> str:
+    """The API key, of the file before the variable; empty when there is none (/dev/null is compose's "no key").
+
+    Raises:
+        UsageError: the file cannot be read, or what is in it cannot be sent in an HTTP header.
+    """
+    key = variable.strip()
+    if file is not None:
+        try:
+            with file.open("rb") as f:
+                content = f.read(KEY_LIMIT + 1)
+        except OSError as e:
+            raise UsageError(
+                f"the API key file {file} cannot be read by uid {os.getuid()} ({e.strerror})",
+                hint="give a regular file, readable by that user: chmod/chown it, or set BRINGUP_USER=OWNER_UID:0",
+            ) from e
+        key = content.decode("ascii", "replace").strip() or key
+    if len(key) > KEY_LIMIT or not all("!" <= c <= "~" for c in key):
+        raise UsageError(
+            "the API key is not one word of printable ASCII characters",
+            hint="make one: openssl rand -hex 32 > FILE",
+        )
+    return key
+
+
+def _environment(environ: Mapping[str, str], flavour: str, argv: Sequence[str], key: str) -> dict[str, str]:
+    environment = dict(environ)
+    environment.pop("VLLM_API_KEY", None)
+    if key:
+        environment["VLLM_API_KEY"] = key
+    # A uid without an entry in /etc/passwd has no name, and torch asks for one.
+    environment.setdefault("USER", "bringup")
+    given = {a.partition("=")[0].replace("_", "-") for a in argv}
+    if flavour == "cpu" and "--kv-cache-memory-bytes" not in given:  # the variable would beat the argument
+        environment = {**CPU_DEFAULTS, **environment}
+    return environment
+
+
+def _shown(environment: Mapping[str, str]) -> str:
+    """The VLLM_* variables, for people; of a secret only that it is set."""
+    names = sorted(n for n in environment if n.startswith("VLLM_"))
+    shown = (f"{n}={'(set)' if any(w in n for w in _SECRET_WORDS) else environment[n]}" for n in names)
+    return " ".join(shown) or "none"
+
+
+def configure_logging(launch: Launch, log_file: Path, log: logging.Logger) -> Launch:
+    """Point vLLM's loggers at server.jsonl as well, unless the user brought a logging set-up."""
+    own = [n for n in ("VLLM_LOGGING_CONFIG_PATH",) if launch.environment.get(n)]
+    own += ["VLLM_CONFIGURE_LOGGING=0"] if launch.environment.get("VLLM_CONFIGURE_LOGGING") == "0" else []
+    own += [a for a in launch.argv if a.startswith(("--log-config-file", "--logging-config"))]
+    if own:
+        log.warning("%s is yours: vLLM's records do not go to %s", own[0], log_file)
+        return launch
+    config = log_file.with_name("logging.json")
+    config.write_text(json.dumps(events.logging_config(log_file, launch.environment), indent=1), "utf-8")
+    log.info("log records: %s", log_file)
+    return Launch(launch.argv, {**launch.environment, "VLLM_LOGGING_CONFIG_PATH": str(config)})
