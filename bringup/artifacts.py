@@ -53,7 +53,7 @@ def gather(server: Server, plan: Plan, image: dict[str, Any]) -> tuple[dict[str,
     files = {"plan.json": as_json(plan.to_dict()), "image.json": as_json(image)}
     missing = []
     sources: dict[str, Callable[[], str]] = {
-        "server.log": lambda: container.logs(),
+        "server.log": container.logs,
         "server.jsonl": lambda: container.copy_out(f"{STATE}/run/server.jsonl").decode("utf-8", "replace"),
         "vllm_process.txt": lambda: _processes(container),
         "nvidia_smi_serving.txt": lambda: _nvidia_smi(container) if plan.flavour == "gpu" else NO_GPU,

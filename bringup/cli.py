@@ -1,0 +1,270 @@
+"""The command line: settings in, one call into the workflow, records out, exit code.
+
+Commands import what they need when they run, so that `--help` and completion stay fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from bringup import __version__
+from bringup.errors import BringupError, Exit
+from bringup.options import CONFIG, read_config, takes
+from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
+from bringup.settings import Settings
+
+WHERE = ("project", "flavour", "model", "image", "bind", "port", "api_key_file", "api_key")
+SERVE = (
+    *WHERE, "served_model_name", "max_model_len", "gpu_memory_utilization", "enforce_eager", "timeout", "vllm_args",
+)  # fmt: skip
+BUILD = ("base", "find_links", "ca_file", "hf_token_file")
+
+
+class Interrupted(BaseException):
+    """A signal asked us to stop; the first one cleans up, further ones are ignored meanwhile."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def main() -> None:
+    """Entry point: the one place that turns exceptions into exit codes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        code = cli.main(standalone_mode=False)
+    except BringupError as e:
+        _console().error(e)
+        code = e.exit_code
+    except click.ClickException as e:
+        e.show()
+        code = Exit.USAGE
+    except click.exceptions.Abort:
+        code = Exit.INTERRUPTED
+    except Interrupted as e:
+        _console().say("bringup: interrupted; what was started is stopped")
+        code = e.exit_code
+    except Exception:
+        _console().rich.print_exception()
+        _console().say("bringup: this is a bug; please report it with the lines above")
+        code = Exit.BUG
+    sys.exit(int(code) if isinstance(code, int) else 0)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def _console() -> Any:
+    from bringup.console import Console
+
+    context = click.get_current_context(silent=True)
+    made = context.find_root().obj if context else _STATE.get("console")
+    return made or Console(as_json="--json" in sys.argv)
+
+
+_STATE: dict[str, Any] = {}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bringup")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """From a bare GPU host to a proven vLLM endpoint, with the evidence in hand."""
+    values = read_config(Path(CONFIG))
+    ctx.default_map = dict.fromkeys(cli.commands, values)
+
+
+def command(function: Callable[..., Any]) -> click.Command:
+    """A command with what every command has: --json, -v, and a console."""
+
+    def run(as_json: bool, verbose: bool, **given: Any) -> Any:
+        from bringup.console import Console
+
+        _STATE["console"] = Console(as_json=as_json, verbose=verbose)
+        return function(watch=_STATE["console"], **given)
+
+    run.__doc__ = function.__doc__
+    run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    made: Any = click.option("-v", "--verbose", is_flag=True, help="Show what the programs below say.")(run)
+    made = click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")(made)
+    return cli.command(function.__name__)(made)
+
+
+@command
+@takes(*SERVE, *BUILD, "artifacts", "request_timeout", "keep")
+def up(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+    """Check, build if needed, start, wait for the first token, verify, collect: the main job.
+
+    Arguments after `--` go to vLLM as they are.
+    """
+    from bringup import workflow
+
+    run = workflow.prepare("up", settings, sources, watch)
+    record, bundle = workflow.bring_up(run)
+    return _conclude(watch, record, bundle)
+
+
+def _conclude(watch: Any, record: Any, bundle: Path) -> int:
+    watch.probes(record.probes)
+    watch.steps(record.steps)
+    if record.started_to_first_token is not None:
+        watch.say(f"container start to first token: {record.started_to_first_token:.1f} s")
+    watch.say(f"evidence: {bundle}")
+    watch.say(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")
+    watch.result(record.to_dict() | {"bundle": str(bundle)})
+    return exit_for(record.verdict)
+
+
+@command
+@takes(*WHERE, "request_timeout")
+@click.argument("url", required=False)
+@click.option("--expect-model", metavar="NAME", help="Model that the server at URL must serve.")
+def verify(watch: Any, settings: Settings, sources: dict[str, str], url: str | None, expect_model: str | None) -> int:
+    """Ask the running server everything that proves it works; with URL, any vLLM anywhere.
+
+    The key for URL comes from --api-key-file or the variable BRINGUP_API_KEY.
+    """
+    from bringup import workflow
+
+    if url:
+        records = workflow.verify_address(url, settings, expect_model, watch)
+    else:
+        run = workflow.prepare("verify", settings, sources, watch)
+        records = workflow.probe(run, workflow.attach(run)[1])
+    verdict = verdict_of(records)
+    watch.probes(records)
+    watch.say(_scope(records, verdict))
+    watch.result({"verdict": verdict, "probes": [dataclasses.asdict(r) for r in records]})
+    return exit_for(verdict)
+
+
+def _scope(records: tuple[ProbeRecord, ...], verdict: Verdict) -> str:
+    skipped = [r.name for r in records if r.status is Status.SKIP]
+    return f"verdict: {verdict}" + (f" (not asked: {', '.join(skipped)})" if skipped else "")
+
+
+@command
+@takes(*WHERE, "artifacts", "request_timeout")
+def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+    """Verify the running server and write the evidence into a new bundle."""
+    from bringup import artifacts, workflow
+
+    artifacts.check_destination(settings.artifacts)
+    run = workflow.prepare("collect", settings, sources, watch)
+    container, server = workflow.attach(run)
+    workflow.probe(run, server)
+    raw = run.engine.image(container.state().image_id) or {}
+    record, bundle = workflow.collect(run, server, container, raw)
+    return _conclude(watch, record, bundle)
+
+
+@command
+@takes("flavour", "model", "image", *BUILD)
+def build(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+    """Build the image, from the locks."""
+    from bringup import image, workflow
+
+    run = workflow.prepare("build", settings, sources, watch)
+    raw = image.summary(workflow.build(run))
+    watch.say(f"{run.plan.image}: {raw['size'] / 1e9:.2f} GB, {len(raw['layers'])} layers, {raw['id']}")
+    watch.result(raw)
+    return Exit.PASS
+
+
+@command
+@takes(*WHERE)
+@click.option("--tail", type=click.IntRange(1), help="Only the last lines.")
+def logs(watch: Any, settings: Settings, sources: dict[str, str], tail: int | None) -> int:
+    """Print the server's console output, of a stopped container too."""
+    from bringup import workflow
+
+    text = workflow.console_output(workflow.prepare("logs", settings, sources, watch), tail)
+    watch.result({"log": text}, text)
+    return Exit.PASS
+
+
+@command
+@takes("project")
+@click.option("--volumes", is_flag=True, help="Remove its caches too.")
+def down(watch: Any, settings: Settings, sources: dict[str, str], volumes: bool) -> int:  # noqa: ARG001
+    """Stop and remove the server; the caches stay."""
+    from bringup import workflow
+
+    workflow.take_down(settings, watch, volumes=volumes)
+    watch.result({"project": settings.project, "volumes": volumes})
+    return Exit.PASS
+
+
+@command
+@takes(*SERVE, "artifacts", "request_timeout")
+def plan(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+    """Show what `up` would do, and where each setting comes from. Starts nothing."""
+    from bringup import workflow
+    from bringup.artifacts import as_json
+
+    made = workflow.prepare("plan", settings, sources, watch).plan.to_dict()
+    watch.result(made, as_json(made))
+    return Exit.PASS
+
+
+@command
+def models(watch: Any) -> int:
+    """List the catalogue, and which of its models the weights lock pins."""
+    from bringup import catalog
+
+    found = catalog.load().values()
+    rows = [
+        {
+            "name": m.name, "source": m.source, "license": m.license, "gated": m.gated, "context": m.context,
+            "pinned": m.lock is not None, "bytes": m.lock.size if m.lock else None,
+        }
+        for m in found
+    ]  # fmt: skip
+    text = [
+        f"{r['name']:24} {'pinned' if r['pinned'] else 'not pinned':11} {r['context']:>6} tokens  {r['source']}"
+        for r in rows
+    ]
+    watch.result(rows, "\n".join(text))
+    return Exit.PASS
+
+
+@command
+@takes(*SERVE)
+def doctor(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+    """Check the host before anything starts: what was found, what is needed, what to do."""
+    from bringup import workflow
+
+    run = workflow.prepare("doctor", settings, sources, watch)
+    records = workflow.examine(run)
+    watch.checks(records)
+    watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
+    watch.result([dataclasses.asdict(r) for r in records])
+    seen = {r.status for r in records}
+    if Status.FAIL in seen:
+        return Exit.CHECK_FAILED
+    return Exit.UNKNOWN if Status.UNKNOWN in seen else Exit.PASS
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print a completion script: `eval "$(bringup completion bash)"`."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    if made is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(made(cli, {}, "bringup", "_BRINGUP_COMPLETE").source())
+    return Exit.PASS

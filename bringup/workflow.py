@@ -1,0 +1,371 @@
+"""The only module that knows the order: check, build, start, wait, verify, collect.
+
+It prints nothing: it reports through the `Watch` that the command line hands it, and returns records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from bringup import __version__, artifacts, catalog, checks, image, probes
+from bringup.checks import facts
+from bringup.edge import gpu
+from bringup.edge.docker import ContainerState, Engine
+from bringup.edge.http import Http, NoAnswer
+from bringup.errors import (
+    BringupError,
+    CheckFailed,
+    EvidenceMissing,
+    NeverReady,
+    TargetUnavailable,
+    UsageError,
+)
+from bringup.plan import Plan, expect_remote, make_plan
+from bringup.probes import openai
+from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
+from bringup.redact import redact
+from bringup.server import Server
+from bringup.settings import Settings
+from bringup.targets.compose import ComposeTarget, EngineContainer, project_root
+
+POLL = 0.25  # seconds between looks at a starting server
+LAST_LINES = 20
+
+
+class Watch(Protocol):
+    """Whoever watches a run."""
+
+    def step(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
+        """A step begins; what it yields takes lines of detail."""
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+
+    def checks(self, records: tuple[CheckRecord, ...]) -> None:
+        """The checks' table."""
+
+    def probes(self, records: tuple[ProbeRecord, ...]) -> None:
+        """The probes' table."""
+
+
+@dataclass
+class Run:
+    """One run as it grows; `record` freezes it."""
+
+    command: str
+    settings: Settings
+    plan: Plan
+    engine: Engine
+    host: facts.HostFacts
+    watch: Watch
+    started: float = field(default_factory=time.time)
+    steps: list[StepRecord] = field(default_factory=list)
+    checks: tuple[CheckRecord, ...] = ()
+    probes: tuple[ProbeRecord, ...] = ()
+    first_token: float | None = None
+
+    @contextmanager
+    def step(self, name: str) -> Any:
+        """Time a step and show it."""
+        began = time.monotonic()
+        with self.watch.step(name) as detail:
+            try:
+                yield detail
+            finally:
+                self.steps.append(StepRecord(name=name, seconds=round(time.monotonic() - began, 3)))
+
+    def record(self, container: EngineContainer | None, raw_image: dict[str, Any], error: str = "") -> RunRecord:
+        """The record of the run so far. An error is never a pass."""
+        verdict = verdict_of(self.probes)
+        if error and verdict is Verdict.PASS:
+            verdict = Verdict.UNKNOWN
+        state = _state_dict(container)
+        return RunRecord(
+            tool_version=__version__,
+            command=self.command,
+            started=_iso(self.started),
+            finished=_iso(time.time()),
+            verdict=Verdict.FAIL if error and not self.probes else verdict,
+            plan=self.plan.to_dict(),
+            host=dataclasses.asdict(self.host),
+            image=image.summary(raw_image),
+            container=state,
+            checks=self.checks,
+            steps=tuple(self.steps),
+            probes=self.probes,
+            started_to_first_token=self.first_token,
+            error=error,
+        )
+
+
+def _state_dict(container: EngineContainer | None) -> dict[str, Any]:
+    try:
+        return dataclasses.asdict(container.state()) if container else {}
+    except BringupError as e:
+        return {"error": e.message}
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+
+
+def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> Run:
+    """Look at the host, choose the flavour, freeze the plan."""
+    engine = Engine()
+    seen = facts.gather_engine_gpu(engine)
+    flavour = facts.choose_flavour(settings.flavour, *seen)
+    plan = make_plan(settings, catalog.choose(catalog.load(), settings.model), flavour, sources)
+    return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
+
+
+def examine(run: Run) -> tuple[CheckRecord, ...]:
+    """All checks of the host."""
+    run.checks = checks.examine(run.host, run.plan)
+    return run.checks
+
+
+def require(run: Run) -> None:
+    """Stop before anything is started when a check fails.
+
+    Raises:
+        CheckFailed: naming the first failed check; TargetUnavailable: no engine.
+    """
+    failed = [c for c in examine(run) if c.status is Status.FAIL]
+    if failed:
+        run.watch.checks(run.checks)
+        if not run.host.engine.reachable:
+            raise TargetUnavailable(run.host.engine.error, hint=failed[0].remedy)
+        first = failed[0]
+        raise CheckFailed(f"check {first.name}: found {first.found}; needed {first.needed}", hint=first.remedy)
+
+
+def build(run: Run) -> dict[str, Any]:
+    """Build the plan's image; the engine's description of it."""
+    settings, plan = run.settings, run.plan
+    with run.step(f"build {plan.image}") as detail:
+        values = image.bake_environment(settings, plan.flavour, __version__)
+        image.build(project_root(), plan.flavour, plan.image, values, detail)
+    raw = run.engine.image(plan.image)
+    if raw is None:
+        raise EvidenceMissing(f"the build ended well, but the engine has no image {plan.image}")
+    return raw
+
+
+def bring_up(run: Run) -> tuple[RunRecord, Path]:
+    """The main job. On any failure what this run started is stopped again (unless settings.keep).
+
+    Returns:
+        The record and the bundle's directory; the verdict may be fail or unknown.
+
+    Raises:
+        BringupError: a step before the verdict failed; its bundle is written where there was a container.
+    """
+    artifacts.check_destination(run.settings.artifacts)
+    require(run)
+    raw_image = run.engine.image(run.plan.image) or build(run)
+    run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
+    target = ComposeTarget(run.engine, run.plan.project, run.plan.compose_files)
+    before = target.container()
+    running_before = before.id if before and before.state().status == "running" else None
+    good = False
+    try:
+        container, server = start(run, target)
+        probe(run, server)
+        record, bundle = collect(run, server, container, raw_image)
+        good = record.verdict is Verdict.PASS
+        return record, bundle
+    finally:
+        if not good and not run.settings.keep:
+            _clear(run, target, running_before)
+
+
+def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
+    container = target.container()
+    if container is not None and container.id == running_before:
+        run.watch.say("the server was running before and is left so")
+        return
+    with run.step("stop what was started"):
+        target.down()
+
+
+def start(run: Run, target: ComposeTarget) -> tuple[EngineContainer, Server]:
+    """Start the container and wait for the first token; a start that fails leaves a bundle."""
+    vram = gpu.memory_used() if run.plan.expect.gpu else None
+    with run.step("start the container") as detail:
+        container = target.up(run.plan, detail)
+    server = Server(
+        http=Http(run.plan.base_url, api_key(run.settings)),
+        expect=run.plan.expect,
+        deadline=run.plan.request_timeout,
+        container=container,
+        vram_before=vram,
+    )
+    try:
+        with run.step("wait for the first token") as detail:
+            run.first_token = wait_ready(server, container, run.plan.timeout, detail)
+    except NeverReady as e:
+        raw = run.engine.image(run.plan.image) or {}
+        _, bundle = collect(run, server, container, raw, error=e.message)
+        raise NeverReady(e.message, hint=f"the evidence is in {bundle}", detail=e.detail) from e
+    return container, server
+
+
+def wait_ready(server: Server, container: EngineContainer, timeout: float, detail: Callable[[str], None]) -> float:
+    """Seconds from the container's start to the first token; watches the container, so that a death ends the wait.
+
+    Raises:
+        NeverReady: it died, or no token came within `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    request = openai.greedy(server.expect.model, openai.PROMPTS[0]) | {"max_tokens": 1}
+    said, last = 0.0, "no answer yet"
+    while (left := deadline - time.monotonic()) > 0:
+        state = container.state()
+        if state.status not in ("running", "created"):
+            raise NeverReady(_died(state), detail=_last_lines(container))
+        if time.monotonic() - said > 1:
+            said = time.monotonic()
+            detail(_last_line(container))
+        try:
+            if server.http.get("/health", min(2.0, left)).status == 200:
+                answer = server.http.post("/v1/completions", request, min(server.deadline, left))
+                body, last = openai.decode(answer)
+                if not last and isinstance(body, dict) and body.get("usage", {}).get("completion_tokens") == 1:
+                    return max(0.0, time.time() - datetime.fromisoformat(state.started).timestamp())
+                if answer.status in (400, 401, 403, 404):
+                    raise NeverReady(f"the server answers, but not this request: {last}")
+        except NoAnswer as e:
+            last = str(e)
+        time.sleep(POLL)
+    raise NeverReady(
+        f"no token within {timeout:g} s; the container is {container.state().status}, the last try: {last}",
+        detail=_last_lines(container),
+    )
+
+
+def _died(state: ContainerState) -> str:
+    if state.oom_killed:
+        return "the server was killed for want of memory (the host's or the container's limit)"
+    if state.status == "paused":
+        return "the container is paused"
+    return f"the server died while starting: the container is {state.status}, exit code {state.exit_code}"
+
+
+def _last_line(container: EngineContainer) -> str:
+    lines = container.logs(tail=1).strip().splitlines()
+    return lines[-1].split(" ", 1)[-1][:160] if lines else ""
+
+
+def _last_lines(container: EngineContainer) -> str:
+    lines = [line.split(" ", 1)[-1] for line in container.logs(tail=LAST_LINES).splitlines()]
+    return redact("\n".join(lines))
+
+
+def probe(run: Run, server: Server) -> tuple[ProbeRecord, ...]:
+    """Ask all probes."""
+    with run.step("verify") as detail:
+        run.probes = tuple(probes.verify(server, detail))
+    return run.probes
+
+
+def collect(
+    run: Run, server: Server, container: EngineContainer, raw_image: dict[str, Any], error: str = ""
+) -> tuple[RunRecord, Path]:
+    """Write the bundle. Evidence that could not be had is a finding of its own, and makes the verdict unknown."""
+    destination = (run.settings.artifacts / artifacts.name(run.plan, time.time())).absolute()
+    with run.step("collect"):
+        files, missing = artifacts.gather(server, run.plan, image.summary(raw_image))
+        run.probes = (
+            *run.probes,
+            ProbeRecord(
+                name="evidence",
+                status=Status.UNKNOWN if missing else Status.PASS,
+                expected="every artifact of the run",
+                found="missing: " + "; ".join(missing) if missing else f"{len(files) + 1} files",
+            ),
+        )
+        record = run.record(container, raw_image, error)
+        files["record.json"] = artifacts.as_json(record.to_dict())
+        secrets = [key] if (key := api_key(run.settings)) else []
+        bundle = artifacts.write(destination, files, secrets)
+    return record, bundle
+
+
+def attach(run: Run) -> tuple[EngineContainer, Server]:
+    """The project's running server.
+
+    Raises:
+        TargetUnavailable: there is none.
+    """
+    if not run.host.engine.reachable:
+        raise TargetUnavailable(run.host.engine.error, hint="start Docker, or run `./scripts/engine up`")
+    container = ComposeTarget(run.engine, run.plan.project).container()
+    if container is None or (state := container.state()).status not in ("running", "paused"):
+        found = f"its container is {state.status}" if container else "it has no container"
+        raise TargetUnavailable(
+            f"the project {run.plan.project} has no running server: {found}", hint="run `bringup up`"
+        )
+    server = Server(
+        http=Http(run.plan.base_url, api_key(run.settings)),
+        expect=run.plan.expect,
+        deadline=run.plan.request_timeout,
+        container=container,
+    )
+    return container, server
+
+
+def verify_address(url: str, settings: Settings, named: str | None, watch: Watch) -> tuple[ProbeRecord, ...]:
+    """Ask a server anywhere; `named`: the model it must serve, else whatever it lists first."""
+    http = Http(url, api_key(settings))
+    served = named
+    if served is None:
+        try:
+            body, _ = openai.decode(http.get("/v1/models", settings.request_timeout))
+            served = body["data"][0]["id"] if body else None
+        except (NoAnswer, KeyError, IndexError, TypeError):
+            served = None  # the probes will say what is wrong
+    server = Server(http=http, expect=expect_remote(catalog.load(), served), deadline=settings.request_timeout)
+    with watch.step("verify") as detail:
+        return tuple(probes.verify(server, detail))
+
+
+def api_key(settings: Settings) -> str | None:
+    """The key of the server, from its file or the environment.
+
+    Raises:
+        UsageError: the file cannot be read or is empty.
+    """
+    if settings.api_key_file is None:
+        return settings.api_key
+    try:
+        key = settings.api_key_file.read_text("utf-8").strip()
+    except (OSError, ValueError) as e:
+        raise UsageError(f"the API key file {settings.api_key_file} cannot be read: {e}") from e
+    if not key:
+        raise UsageError(f"the API key file {settings.api_key_file} is empty", hint="put the key on its first line")
+    return key
+
+
+def console_output(run: Run, tail: int | None) -> str:
+    """The log of the project's container, redacted.
+
+    Raises:
+        TargetUnavailable: there is no container.
+    """
+    container = ComposeTarget(run.engine, run.plan.project).container()
+    if container is None:
+        raise TargetUnavailable(f"the project {run.plan.project} has no container", hint="run `bringup up`")
+    return redact(container.logs(tail), [key] if (key := api_key(run.settings)) else [])
+
+
+def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> None:
+    """Stop and remove the project's server."""
+    with watch.step("down"):
+        ComposeTarget(Engine(), settings.project).down(volumes=volumes)
