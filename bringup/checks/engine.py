@@ -15,7 +15,7 @@ ARCHITECTURE = "amd64"  # both locks pin wheels of this one
 
 LABEL_FLAVOUR = "dev.bringup.flavour"
 LABEL_MODEL = "dev.bringup.model"
-LABEL_VLLM = "dev.bringup.vllm.version"
+LABEL_VLLM = "dev.bringup.vllm"
 
 _INSTALL = "run `./scripts/engine up`, or install Docker Engine 27 or newer with its compose and buildx plugins"
 
