@@ -1,0 +1,152 @@
+# One file for both flavours; docker-bake.hcl holds the targets and says which arguments there are.
+# Stages: base -> wheels -> server, and weights beside them, so that neither the wheels' layer nor the weights' layer
+# is rebuilt because of the other, and a change in bringup/ rebuilds neither.
+# Frontend: BuildKit's own (no "syntax" line), so that a build needs no registry beyond its base image.
+
+ARG FLAVOUR=cpu
+# The digest is that of the tag; any Debian or Ubuntu with Python 3.11 (cpu) or 3.11-3.13 (gpu) can be the base.
+ARG CPU_BASE=debian:bookworm-20260803-slim@sha256:abd67ffcfa541b485a3dff59865ab629aa048a6c613e639d36e7456b0b229241
+ARG CUDA_BASE=nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
+
+FROM ${CPU_BASE} AS base-cpu
+ENV BRINGUP_FLAVOUR=cpu
+
+FROM ${CUDA_BASE} AS base-gpu
+ENV BRINGUP_FLAVOUR=gpu \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# What the server needs from the distribution, and its user.
+# A C compiler and Python's headers: Triton and Inductor compile at run time. libnuma: vLLM's CPU extension does not
+# load without it. The versions are those of the base's release.
+# hadolint ignore=DL3006
+FROM base-${FLAVOUR} AS base
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+ARG FLAVOUR
+# hadolint ignore=DL3008
+RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    --mount=type=cache,id=bringup-apt-${FLAVOUR},target=/var/cache/apt,sharing=locked \
+    --mount=type=tmpfs,target=/var/lib/apt/lists \
+    export DEBIAN_FRONTEND=noninteractive; \
+    apt=(apt-get -q -o APT::Keep-Downloaded-Packages=true -o Acquire::Retries=3); \
+    if [[ -s /run/secrets/ca.crt ]]; then apt+=(-o Acquire::https::CaInfo=/run/secrets/ca.crt); fi; \
+    "${apt[@]}" update; \
+    "${apt[@]}" install -y --no-install-recommends \
+        ca-certificates g++ gcc libc6-dev libnuma1 libtcmalloc-minimal4 python3 python3-dev tini; \
+    rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
+# Ubuntu's images have a user of their own at uid 1000.
+RUN if other=$(id -un 1000 2>/dev/null); then userdel -r "$other" 2>/dev/null; fi; \
+    useradd --uid 1000 --gid 0 --no-log-init --home-dir /var/lib/bringup --no-create-home \
+        --shell /usr/sbin/nologin bringup; \
+    install -d -o 1000 -g 0 -m 0775 /var/lib/bringup /var/lib/bringup/cache /var/lib/bringup/run
+
+# An empty directory of wheels, unless the build names another one (`--build-context wheelhouse=DIR`).
+FROM scratch AS wheelhouse
+
+# uv, which installs everything else; nothing of this stage is in the image.
+FROM base AS uv
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+ARG FLAVOUR
+# hadolint ignore=DL3008
+RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    --mount=type=cache,id=bringup-apt-${FLAVOUR},target=/var/cache/apt,sharing=locked \
+    --mount=type=tmpfs,target=/var/lib/apt/lists \
+    apt=(apt-get -q -o APT::Keep-Downloaded-Packages=true -o Acquire::Retries=3); \
+    if [[ -s /run/secrets/ca.crt ]]; then apt+=(-o Acquire::https::CaInfo=/run/secrets/ca.crt); fi; \
+    "${apt[@]}" update; \
+    "${apt[@]}" install -y --no-install-recommends python3-venv
+COPY locks/build.lock /locks/build.lock
+ARG PIP_INDEX_URL=""
+RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    --mount=type=bind,from=wheelhouse,target=/wheelhouse \
+    if [[ -s /run/secrets/ca.crt ]]; then export PIP_CERT=/run/secrets/ca.crt; fi; \
+    python3 -m venv /opt/uv; \
+    /opt/uv/bin/pip install -q --disable-pip-version-check --no-cache-dir --find-links /wheelhouse \
+        --require-hashes --no-deps --only-binary :all: -r /locks/build.lock
+
+# The server's interpreter: exactly the locked wheels, compiled to bytecode once and for all (the files never change,
+# so Python need not compare them with their sources at every start).
+FROM base AS wheels
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+ARG FLAVOUR
+ARG PIP_INDEX_URL=""
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY locks/${FLAVOUR}.lock /opt/bringup/wheels.lock
+RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    --mount=type=bind,from=uv,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=wheelhouse,target=/wheelhouse \
+    --mount=type=cache,id=bringup-uv,target=/root/.cache/uv \
+    unset PYTHONDONTWRITEBYTECODE; \
+    export UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy UV_NO_CONFIG=1 \
+        UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=180 UV_DEFAULT_INDEX="$PIP_INDEX_URL"; \
+    if [[ -s /run/secrets/ca.crt ]]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
+    links=(--find-links /wheelhouse); \
+    if [[ $FLAVOUR == cpu && -n $TORCH_INDEX ]]; then links+=(--find-links "${TORCH_INDEX%/}/torch/"); fi; \
+    uv venv --quiet --no-project --python /usr/bin/python3 /opt/venv; \
+    uv pip install --quiet --python /opt/venv/bin/python --require-hashes --no-deps --only-binary :all: \
+        "${links[@]}" -r /opt/bringup/wheels.lock; \
+    packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+    echo /opt/bringup/src >"$packages/bringup.pth"
+
+# The weights, fetched or copied by the lock and compared with it, whatever they are served by.
+FROM base AS weights
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY locks/fetch.lock /locks/fetch.lock
+ARG PIP_INDEX_URL=""
+RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    --mount=type=bind,from=uv,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=wheelhouse,target=/wheelhouse \
+    --mount=type=cache,id=bringup-uv,target=/root/.cache/uv \
+    export UV_LINK_MODE=copy UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never UV_DEFAULT_INDEX="$PIP_INDEX_URL"; \
+    if [[ -s /run/secrets/ca.crt ]]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
+    uv venv --quiet --no-project --python /usr/bin/python3 /opt/fetch; \
+    uv pip install --quiet --python /opt/fetch/bin/python --require-hashes --no-deps --only-binary :all: \
+        --find-links /wheelhouse -r /locks/fetch.lock
+# Only these files of the package, so that a change in any other does not fetch again.
+COPY bringup/__init__.py bringup/errors.py bringup/weights.py /src/bringup/
+COPY bringup/data/weights.lock /src/bringup/data/weights.lock
+ARG MODEL=tiny-qwen2
+ARG HF_ENDPOINT=""
+WORKDIR /src
+RUN --mount=type=bind,source=models,target=/src/models \
+    --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
+    --mount=type=secret,id=hf_token,target=/run/secrets/hf_token \
+    if [[ -z $HF_ENDPOINT ]]; then unset HF_ENDPOINT; fi; \
+    if [[ -s /run/secrets/ca.crt ]]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
+    /opt/fetch/bin/python -m bringup.weights stage --model "$MODEL" --source /src/models \
+        --out "/out/models/$MODEL" --token-file /run/secrets/hf_token; \
+    cp bringup/data/weights.lock /out/weights.lock; \
+    chmod -R u=rwX,go=rX /out; \
+    find /out -exec touch -h -d @0 {} +
+
+# Our own code, the layer that changes most.
+FROM wheels AS app
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY bringup /out/src/bringup
+RUN chmod -R u=rwX,go=rX /out; \
+    find /out -exec touch -h -d @0 {} +; \
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /out -p /opt/bringup /out/src; \
+    find /out -exec touch -h -d @0 {} +
+
+FROM wheels AS server
+ARG MODEL=tiny-qwen2
+ENV BRINGUP_MODEL=${MODEL} \
+    PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    HOME=/var/lib/bringup \
+    VLLM_CACHE_ROOT=/var/lib/bringup/cache \
+    TRITON_CACHE_DIR=/var/lib/bringup/cache/triton \
+    HF_HUB_OFFLINE=1 \
+    TRANSFORMERS_OFFLINE=1 \
+    HF_HUB_ENABLE_HF_TRANSFER=0 \
+    VLLM_NO_USAGE_STATS=1 \
+    DO_NOT_TRACK=1 \
+    VLLM_USE_FLASHINFER_SAMPLER=0
+COPY --link --from=weights /out/ /opt/bringup/
+COPY --link --from=app /out/ /opt/bringup/
+USER 1000:0
+WORKDIR /var/lib/bringup
+VOLUME /var/lib/bringup
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=10s --start-period=10m --start-interval=5s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-m", "bringup.inside.health"]
+ENTRYPOINT ["/usr/bin/tini", "-s", "-g", "--", "/opt/venv/bin/python", "-m", "bringup.inside"]
