@@ -30,6 +30,9 @@ write_config() {
   "pidfile": "$DIR/run/docker.pid",
   "containerd": "$DIR/run/containerd.sock",
   "bridge": "$BRIDGE",
+  "iptables": false,
+  "ip6tables": false,
+  "ip-forward": false,
   "mtu": $MTU,
   "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "$MTU"}},
   "default-address-pools": [{"base": "$NET.128.0/17", "size": 24}],
@@ -78,7 +81,7 @@ start_private() {
     trap 'stop_private' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
-    make_bridge
+    make_network
     write_config
     spawn containerd containerd --config "$DIR/containerd.toml"
     await containerd test -S "$DIR/run/containerd.sock"
@@ -87,7 +90,7 @@ start_private() {
     trap - EXIT INT TERM
 }
 
-# end_pids SECONDS PROGRAM: TERM, wait, then KILL.
+# end_program SECONDS PROGRAM: TERM, wait, then KILL.
 end_program() {
     local patience=$1 program=$2 pids deadline
     mapfile -t pids < <(our_pids "$program")
@@ -126,5 +129,5 @@ stop_private() {
     while read -r mount; do umount -l "$mount" 2>/dev/null || true; done \
         < <(awk -v d="$DIR/" 'index($5, d) == 1 { print $5 }' /proc/self/mountinfo | sort -r)
     rm -rf "$DIR/run"
-    remove_bridge
+    remove_network
 }
