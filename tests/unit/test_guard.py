@@ -71,9 +71,8 @@ def test_an_attempt_fails_at_once(name: str, guard: list[str]) -> None:
 
 def test_an_attempt_that_the_code_swallows_fails_at_the_end() -> None:
     def swallowed() -> None:
-        with guarded():
-            with contextlib.suppress(BaseException):  # as bad code would
-                subprocess.run(["true"], check=True)
+        with guarded(), contextlib.suppress(BaseException):  # as bad code would
+            subprocess.run(["true"], check=True)
 
     with pytest.raises(AssertionError, match="spawns a process"):
         swallowed()
