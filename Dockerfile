@@ -21,21 +21,21 @@ ENV BRINGUP_FLAVOUR=gpu \
 # load without it. The versions are those of the base's release.
 # hadolint ignore=DL3006
 FROM base-${FLAVOUR} AS base
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG FLAVOUR
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=cache,id=bringup-apt-${FLAVOUR},target=/var/cache/apt,sharing=locked \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
-    export DEBIAN_FRONTEND=noninteractive; \
-    apt=(apt-get -q -o APT::Keep-Downloaded-Packages=true -o Acquire::Retries=3); \
-    if [[ -s /run/secrets/ca.crt ]]; then apt+=(-o Acquire::https::CaInfo=/run/secrets/ca.crt); fi; \
-    "${apt[@]}" update; \
-    "${apt[@]}" install -y --no-install-recommends \
+    set -eu; export DEBIAN_FRONTEND=noninteractive; \
+    set -- -q -o APT::Keep-Downloaded-Packages=true -o Acquire::Retries=3; \
+    if [ -s /run/secrets/ca.crt ]; then set -- "$@" -o Acquire::https::CaInfo=/run/secrets/ca.crt; fi; \
+    apt-get "$@" update; \
+    apt-get "$@" install -y --no-install-recommends \
         ca-certificates g++ gcc libc6-dev libnuma1 libtcmalloc-minimal4 python3 python3-dev tini; \
     rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
 # Ubuntu's images have a user of their own at uid 1000.
-RUN if other=$(id -un 1000 2>/dev/null); then userdel -r "$other" 2>/dev/null; fi; \
+RUN set -eu; \
+    if other=$(id -un 1000 2>/dev/null); then userdel -r "$other"; fi; \
     useradd --uid 1000 --gid 0 --no-log-init --home-dir /var/lib/bringup --no-create-home \
         --shell /usr/sbin/nologin bringup; \
     install -d -o 1000 -g 0 -m 0775 /var/lib/bringup /var/lib/bringup/cache /var/lib/bringup/run
@@ -45,21 +45,22 @@ FROM scratch AS wheelhouse
 
 # uv, which installs everything else; nothing of this stage is in the image.
 FROM base AS uv
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG FLAVOUR
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=cache,id=bringup-apt-${FLAVOUR},target=/var/cache/apt,sharing=locked \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
-    apt=(apt-get -q -o APT::Keep-Downloaded-Packages=true -o Acquire::Retries=3); \
-    if [[ -s /run/secrets/ca.crt ]]; then apt+=(-o Acquire::https::CaInfo=/run/secrets/ca.crt); fi; \
-    "${apt[@]}" update; \
-    "${apt[@]}" install -y --no-install-recommends python3-venv
+    set -eu; export DEBIAN_FRONTEND=noninteractive; \
+    set -- -q -o APT::Keep-Downloaded-Packages=true -o Acquire::Retries=3; \
+    if [ -s /run/secrets/ca.crt ]; then set -- "$@" -o Acquire::https::CaInfo=/run/secrets/ca.crt; fi; \
+    apt-get "$@" update; \
+    apt-get "$@" install -y --no-install-recommends python3-venv
 COPY locks/build.lock /locks/build.lock
 ARG PIP_INDEX_URL=""
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=bind,from=wheelhouse,target=/wheelhouse \
-    if [[ -s /run/secrets/ca.crt ]]; then export PIP_CERT=/run/secrets/ca.crt; fi; \
+    set -eu; \
+    if [ -s /run/secrets/ca.crt ]; then export PIP_CERT=/run/secrets/ca.crt; fi; \
     python3 -m venv /opt/uv; \
     /opt/uv/bin/pip install -q --disable-pip-version-check --no-cache-dir --find-links /wheelhouse \
         --require-hashes --no-deps --only-binary :all: -r /locks/build.lock
@@ -67,7 +68,6 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
 # The server's interpreter: exactly the locked wheels, compiled to bytecode once and for all (the files never change,
 # so Python need not compare them with their sources at every start).
 FROM base AS wheels
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG FLAVOUR
 ARG PIP_INDEX_URL=""
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -76,29 +76,29 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=bind,from=uv,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,from=wheelhouse,target=/wheelhouse \
     --mount=type=cache,id=bringup-uv,target=/root/.cache/uv \
-    unset PYTHONDONTWRITEBYTECODE; \
+    set -eu; unset PYTHONDONTWRITEBYTECODE; \
     export UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy UV_NO_CONFIG=1 \
         UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=180 UV_DEFAULT_INDEX="$PIP_INDEX_URL"; \
-    if [[ -s /run/secrets/ca.crt ]]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
-    links=(--find-links /wheelhouse); \
-    if [[ $FLAVOUR == cpu && -n $TORCH_INDEX ]]; then links+=(--find-links "${TORCH_INDEX%/}/torch/"); fi; \
+    if [ -s /run/secrets/ca.crt ]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
+    set -- --find-links /wheelhouse; \
+    if [ "$FLAVOUR" = cpu ] && [ -n "$TORCH_INDEX" ]; then set -- "$@" --find-links "${TORCH_INDEX%/}/torch/"; fi; \
     uv venv --quiet --no-project --python /usr/bin/python3 /opt/venv; \
     uv pip install --quiet --python /opt/venv/bin/python --require-hashes --no-deps --only-binary :all: \
-        "${links[@]}" -r /opt/bringup/wheels.lock; \
+        "$@" -r /opt/bringup/wheels.lock; \
     packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
     echo /opt/bringup/src >"$packages/bringup.pth"
 
 # The weights, fetched or copied by the lock and compared with it, whatever they are served by.
 FROM base AS weights
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY locks/fetch.lock /locks/fetch.lock
 ARG PIP_INDEX_URL=""
 RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=bind,from=uv,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,from=wheelhouse,target=/wheelhouse \
     --mount=type=cache,id=bringup-uv,target=/root/.cache/uv \
+    set -eu; \
     export UV_LINK_MODE=copy UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never UV_DEFAULT_INDEX="$PIP_INDEX_URL"; \
-    if [[ -s /run/secrets/ca.crt ]]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
+    if [ -s /run/secrets/ca.crt ]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
     uv venv --quiet --no-project --python /usr/bin/python3 /opt/fetch; \
     uv pip install --quiet --python /opt/fetch/bin/python --require-hashes --no-deps --only-binary :all: \
         --find-links /wheelhouse -r /locks/fetch.lock
@@ -111,8 +111,9 @@ WORKDIR /src
 RUN --mount=type=bind,source=models,target=/src/models \
     --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=secret,id=hf_token,target=/run/secrets/hf_token \
-    if [[ -z $HF_ENDPOINT ]]; then unset HF_ENDPOINT; fi; \
-    if [[ -s /run/secrets/ca.crt ]]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
+    set -eu; \
+    if [ -z "$HF_ENDPOINT" ]; then unset HF_ENDPOINT; fi; \
+    if [ -s /run/secrets/ca.crt ]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
     /opt/fetch/bin/python -m bringup.weights stage --model "$MODEL" --source /src/models \
         --out "/out/models/$MODEL" --token-file /run/secrets/hf_token; \
     cp bringup/data/weights.lock /out/weights.lock; \
@@ -121,9 +122,9 @@ RUN --mount=type=bind,source=models,target=/src/models \
 
 # Our own code, the layer that changes most.
 FROM wheels AS app
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY bringup /out/src/bringup
-RUN chmod -R u=rwX,go=rX /out; \
+RUN set -eu; \
+    chmod -R u=rwX,go=rX /out; \
     find /out -exec touch -h -d @0 {} +; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /out -p /opt/bringup /out/src; \
     find /out -exec touch -h -d @0 {} +
