@@ -43,7 +43,7 @@ class Console:
         if self._rich is None:
             from rich.console import Console as Rich
 
-            self._rich = Rich(stderr=True, highlight=False, markup=False)
+            self._rich = Rich(stderr=True, highlight=False, markup=False, width=None if sys.stderr.isatty() else 140)
         return self._rich
 
     def say(self, text: str) -> None:

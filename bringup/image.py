@@ -6,20 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bringup import __version__
 from bringup.edge import process
 from bringup.errors import BuildFailed, UsageError
 from bringup.settings import Settings
+from bringup.weights import LOCK, sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
 
 
-def bake_environment(settings: Settings, flavour: str, version: str) -> dict[str, str]:
+def bake_environment(settings: Settings, flavour: str, root: Path) -> dict[str, str]:
     """The variables of docker-bake.hcl for these settings; a variable that is not named keeps its default there.
 
     Raises:
         UsageError: a file or directory that the build needs is not there.
     """
-    values = {"MODEL": settings.model, "VERSION": version}
+    values = {
+        "MODEL": settings.model,
+        "VERSION": __version__,
+        f"{flavour.upper()}_LOCK_SHA256": sha256_of(root / "locks" / f"{flavour}.lock"),
+        "WEIGHTS_LOCK_SHA256": sha256_of(LOCK),
+    }
     if settings.base:
         values["CPU_BASE" if flavour == "cpu" else "CUDA_BASE"] = settings.base
     if flavour == "cpu" and settings.find_links and settings.find_links.is_dir():
@@ -34,10 +41,12 @@ def bake_environment(settings: Settings, flavour: str, version: str) -> dict[str
     return values
 
 
-def bake_argv(flavour: str, tag: str) -> list[str]:
-    """The build command; `tag` names the result."""
-    target = f"{flavour}.tags={tag}"
-    return ["docker", "buildx", "bake", "--file", "docker-bake.hcl", "--progress", "plain", "--set", target, flavour]
+def bake_argv(flavour: str, tag: str, values: dict[str, str]) -> list[str]:
+    """The build command; `tag` names the result. Buildx wants each path outside the checkout allowed by name."""
+    paths = [values[name] for name in ("WHEELHOUSE", "CA_FILE", "HF_TOKEN_FILE") if name in values]
+    allowed = [part for path in paths for part in ("--allow", f"fs.read={path}")]
+    fixed = ["--file", "docker-bake.hcl", "--progress", "plain", "--set", f"{flavour}.tags={tag}"]
+    return ["docker", "buildx", "bake", *fixed, *allowed, flavour]
 
 
 def build(
@@ -48,9 +57,11 @@ def build(
     Raises:
         BuildFailed: with the build's last lines.
     """
+    git = process.run(["git", "-C", str(root), "rev-parse", "HEAD"]) if (root / ".git").exists() else None
+    revision = {"REVISION": git.out.strip()} if git and git.code == 0 else {}
     outcome = process.run(
-        bake_argv(flavour, tag),
-        extra_env=values,
+        bake_argv(flavour, tag, values),
+        extra_env=values | revision,
         on_line=on_line,
         timeout=BUILD_DEADLINE,
         cwd=root,

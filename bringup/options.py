@@ -24,7 +24,7 @@ SOURCES = {
 }
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType[Any]):
     """A click type that is a setting's own parser."""
 
     def __init__(self, option: Option) -> None:

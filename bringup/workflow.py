@@ -150,8 +150,9 @@ def build(run: Run) -> dict[str, Any]:
     """Build the plan's image; the engine's description of it."""
     settings, plan = run.settings, run.plan
     with run.step(f"build {plan.image}") as detail:
-        values = image.bake_environment(settings, plan.flavour, __version__)
-        image.build(project_root(), plan.flavour, plan.image, values, detail)
+        root = project_root()
+        values = image.bake_environment(settings, plan.flavour, root)
+        image.build(root, plan.flavour, plan.image, values, detail)
     raw = run.engine.image(plan.image)
     if raw is None:
         raise EvidenceMissing(f"the build ended well, but the engine has no image {plan.image}")
