@@ -1,0 +1,460 @@
+"""Every check's every answer, from facts alone; gathering, from a made-up engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bringup import checks
+from bringup.catalog import VLLM_VERSION, Model
+from bringup.checks import engine as engine_checks
+from bringup.checks import facts as facts_module
+from bringup.checks import host as host_checks
+from bringup.checks.engine import version
+from bringup.checks.facts import HostFacts, ImageFacts, can_reserve_gpu, choose_flavour, gather, gather_engine_gpu
+from bringup.edge import gpu, host
+from bringup.edge.docker import ContainerState, Engine, EngineFacts
+from bringup.edge.gpu import GpuFacts, GpuState
+from bringup.edge.host import HostInfo, Memory
+from bringup.errors import EvidenceMissing, TargetUnavailable
+from bringup.plan import Plan, make_plan
+from bringup.records import CheckRecord, Status
+from bringup.settings import Settings
+from bringup.targets import compose
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 2**30
+PASS, WARN, FAIL, UNKNOWN, SKIP = Status
+
+ENGINE = EngineFacts(
+    reachable=True, version="28.5.2+dfsg4", compose="2.40.3-4", buildx="github.com/docker/buildx v0.29.1 a1b2c3d",
+    architecture="x86_64", root_dir="/var/lib/docker", runtimes=("io.containerd.runc.v2", "runc"),
+)  # fmt: skip
+NO_ENGINE = EngineFacts(reachable=False, error="the Docker Engine does not answer: FileNotFoundError")
+H100 = GpuFacts(
+    index=0, uuid="GPU-0", name="NVIDIA H100", memory_total=80 * GIB, memory_used=GIB // 2, compute_capability="9.0"
+)
+GPU = GpuState(available=True, driver="580.95.05", cuda="13.0", gpus=(H100,))
+NO_GPU = GpuState(available=False, error="NVML Shared Library Not Found")
+OWN = ContainerState(
+    id="c" * 64, name="bringup-server-1", status="running", exit_code=0, oom_killed=False, started="", image_id="i"
+)
+
+
+def labels(flavour: str = "cpu", **changes: str) -> dict[str, str]:
+    found = {"dev.bringup.flavour": flavour, "dev.bringup.model": "tiny-qwen2", "dev.bringup.vllm": VLLM_VERSION}
+    return found | {name.replace("_", "."): text for name, text in changes.items()}
+
+
+IMAGE = ImageFacts(present=True, id="sha256:" + "ab" * 32, size=2 * 10**9, architecture="amd64", labels=labels())
+FACTS = HostFacts(
+    engine=ENGINE, gpu=NO_GPU, local=True,
+    system=HostInfo(system="Debian", kernel="6.1", architecture="x86_64", cpus=8, avx2=True, avx512=True),
+    memory=Memory(total=64 * GIB, available=60 * GIB), disk_free=500 * GIB, port_holder=None, image=IMAGE,
+    own_container=None,
+)  # fmt: skip
+
+
+def plan(flavour: str = "cpu", weights: int = 0, **settings: Any) -> Plan:
+    model = Model(name="tiny-qwen2", source="models/x", architecture="A", context=1, license="x", gated=False)
+    made = make_plan(Settings(**settings), model, (flavour, "test"), {})
+    return replace(made, expect=replace(made.expect, weights_bytes=weights))
+
+
+CPU_PLAN = plan()
+GPU_PLAN = plan("gpu")
+GPU_FACTS = replace(
+    FACTS, gpu=GPU, engine=replace(ENGINE, runtimes=("nvidia", "runc")), image=replace(IMAGE, labels=labels("gpu"))
+)
+
+
+def engine(**changes: Any) -> HostFacts:
+    return replace(FACTS, engine=replace(ENGINE, **changes))
+
+
+def image(**changes: Any) -> HostFacts:
+    return replace(FACTS, image=replace(IMAGE, **changes))
+
+
+def memory(total: int, available: int, **changes: Any) -> HostFacts:
+    return replace(FACTS, memory=Memory(total=total * GIB, available=available * GIB), **changes)
+
+
+def held(holder: str, **changes: Any) -> HostFacts:
+    return replace(FACTS, port_holder=holder, **changes)
+
+
+def no_gpu(error: str) -> HostFacts:
+    return replace(GPU_FACTS, gpu=replace(NO_GPU, error=error))
+
+
+def gpus(*found: GpuFacts, **changes: Any) -> HostFacts:
+    return replace(GPU_FACTS, gpu=replace(GPU, gpus=found or (H100,), **changes))
+
+
+def reserve(**changes: Any) -> HostFacts:
+    return replace(GPU_FACTS, engine=replace(ENGINE, **changes))
+
+
+def check(name: str, facts: HostFacts, a_plan: Plan) -> CheckRecord:
+    record = checks.CHECKS[name](facts, a_plan)
+    assert record.name == name
+    return record
+
+
+NO_CPU_FLAGS = replace(FACTS, system=replace(FACTS.system, avx2=None, avx512=None))
+NO_AVX2 = replace(FACTS, system=replace(FACTS.system, avx2=False, avx512=False))
+AVX2_ONLY = replace(FACTS, system=replace(FACTS.system, avx512=False))
+ELSEWHERE = replace(FACTS, local=False)
+ABSENT = replace(FACTS, image=ImageFacts(present=False))
+OFF = replace(FACTS, engine=NO_ENGINE, disk_free=None, image=ImageFacts(present=None))
+PUBLIC = plan(bind="192.0.2.1", api_key_file=Path("key"))
+
+# check, facts, plan, status, words in `found`, words in `remedy`
+CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
+    ("engine", FACTS, CPU_PLAN, PASS, "28.5.2+dfsg4", ""),
+    ("engine", engine(version="27.0.0"), CPU_PLAN, PASS, "27.0.0", ""),
+    ("engine", engine(version="26.1.5+dfsg1"), CPU_PLAN, FAIL, "26.1.5", "scripts/engine up"),
+    ("engine", engine(version="dev"), CPU_PLAN, UNKNOWN, "dev", "docker version"),
+    ("engine", engine(version=None), CPU_PLAN, UNKNOWN, "None", "docker version"),
+    ("engine", OFF, CPU_PLAN, FAIL, "FileNotFoundError", "scripts/engine up"),
+    ("engine", engine(reachable=False, error="PermissionError: 13"), CPU_PLAN, FAIL, "Permission", "`docker` group"),
+    ("engine", engine(reachable=False), CPU_PLAN, FAIL, "does not answer", "scripts/engine up"),
+    ("compose", FACTS, CPU_PLAN, PASS, "2.40.3", ""),
+    ("compose", engine(compose="v5.0.1"), CPU_PLAN, PASS, "v5.0.1", ""),
+    ("compose", engine(compose="1.29.2"), CPU_PLAN, FAIL, "1.29.2", "compose"),
+    ("compose", engine(compose=None), CPU_PLAN, FAIL, "no compose", "compose"),
+    ("compose", engine(compose="unknown"), CPU_PLAN, UNKNOWN, "unknown", "docker compose version"),
+    ("compose", OFF, CPU_PLAN, UNKNOWN, "did not say", "engine"),
+    ("buildx", FACTS, CPU_PLAN, PASS, "v0.29.1", ""),
+    ("buildx", replace(ABSENT, engine=replace(ENGINE, buildx=None)), CPU_PLAN, FAIL, "no buildx", "buildx"),
+    ("buildx", engine(buildx=None), CPU_PLAN, WARN, "image is there", "before the next build"),
+    ("buildx", OFF, CPU_PLAN, UNKNOWN, "did not say", "engine"),
+    ("architecture", FACTS, CPU_PLAN, PASS, "amd64", ""),
+    ("architecture", engine(architecture="amd64"), CPU_PLAN, PASS, "amd64", ""),
+    ("architecture", engine(architecture="aarch64"), CPU_PLAN, FAIL, "arm64", "x86-64"),
+    ("architecture", engine(architecture="riscv64"), CPU_PLAN, FAIL, "riscv64", "x86-64"),
+    ("architecture", OFF, CPU_PLAN, UNKNOWN, "did not say", "engine"),
+    ("image", FACTS, CPU_PLAN, PASS, "abababababab, 2.00 GB", ""),
+    ("image", GPU_FACTS, GPU_PLAN, PASS, "bringup:gpu-tiny-qwen2", ""),
+    ("image", ABSENT, CPU_PLAN, WARN, "will be built", "bringup build --flavour cpu --model tiny-qwen2"),
+    ("image", OFF, CPU_PLAN, UNKNOWN, "did not say", "engine"),
+    ("image", image(architecture="arm64"), CPU_PLAN, FAIL, "architecture is arm64, not amd64", "bringup build"),
+    ("image", FACTS, GPU_PLAN, FAIL, "flavour is cpu, not gpu", "--flavour gpu"),
+    ("image", image(labels=labels(dev_bringup_model="x")), CPU_PLAN, FAIL, "is x, not tiny-qwen2", "bringup build"),
+    ("image", image(labels=labels(dev_bringup_vllm="0.31.0")), CPU_PLAN, FAIL, f"0.31.0, not {VLLM_VERSION}", "build"),
+    ("image", image(labels={}), CPU_PLAN, UNKNOWN, "flavour, dev.bringup.model, dev.bringup.vllm", "not built by"),
+    ("image", image(architecture=None), CPU_PLAN, UNKNOWN, "does not say its architecture", "bringup build"),
+    ("image", image(labels={"dev.bringup.vllm": "0.31.0"}), CPU_PLAN, FAIL, "0.31.0", "bringup build"),
+    ("disk", replace(FACTS, disk_free=GIB), CPU_PLAN, PASS, "1.0 GiB", ""),
+    ("disk", replace(FACTS, disk_free=GIB - 1), CPU_PLAN, FAIL, "1.0 GiB", "docker builder prune"),
+    ("disk", replace(ABSENT, disk_free=6 * GIB), CPU_PLAN, PASS, "6.0 GiB", ""),
+    ("disk", replace(ABSENT, disk_free=5 * GIB), CPU_PLAN, FAIL, "5.0 GiB", "free 1.0 GiB"),
+    ("disk", replace(ABSENT, disk_free=14 * GIB), GPU_PLAN, FAIL, "14.0 GiB", "free 1.0 GiB"),
+    ("disk", replace(ABSENT, disk_free=15 * GIB), GPU_PLAN, PASS, "15.0 GiB", ""),
+    ("disk", replace(ABSENT, disk_free=11 * GIB), plan(weights=3 * GIB), FAIL, "11.0 GiB", "free 1.0 GiB"),
+    ("disk", replace(ABSENT, disk_free=12 * GIB), plan(weights=3 * GIB), PASS, "12.0 GiB", ""),
+    ("disk", OFF, CPU_PLAN, UNKNOWN, "did not say", "df"),
+    ("disk", replace(ELSEWHERE, disk_free=None), CPU_PLAN, UNKNOWN, "another host", "df"),
+    ("memory", memory(8, 4), CPU_PLAN, PASS, "4.0 GiB available of 8.0", ""),
+    ("memory", memory(8, 3), CPU_PLAN, FAIL, "3.0 GiB", "docker stats"),
+    ("memory", memory(3, 3), CPU_PLAN, FAIL, "3.0 GiB", "smaller model"),
+    ("memory", memory(8, 5), GPU_PLAN, FAIL, "5.0 GiB", "docker stats"),
+    ("memory", memory(8, 6), GPU_PLAN, PASS, "6.0 GiB", ""),
+    ("memory", memory(9, 6), plan(weights=3 * GIB), FAIL, "6.0", "docker stats"),
+    ("memory", memory(9, 7), plan(weights=3 * GIB), PASS, "7.0", ""),
+    ("memory", memory(8, 1, own_container=OWN), CPU_PLAN, PASS, "own server", ""),
+    ("memory", memory(2, 1, own_container=OWN), CPU_PLAN, FAIL, "1.0", "smaller"),
+    ("memory", replace(FACTS, memory=None), CPU_PLAN, UNKNOWN, "does not tell", "free"),
+    ("memory", ELSEWHERE, CPU_PLAN, UNKNOWN, "another host", "free"),
+    ("port", FACTS, CPU_PLAN, PASS, "127.0.0.1:8000 is free", ""),
+    ("port", FACTS, plan(bind="::1"), PASS, "[::1]:8000 is free", ""),
+    ("port", held("nginx (pid 42)"), CPU_PLAN, FAIL, "127.0.0.1:8000: nginx (pid 42)", "--port"),
+    ("port", held("docker-proxy (pid 4)", own_container=OWN), CPU_PLAN, PASS, "bringup-server-1", ""),
+    ("port", held("the kernel (no): 192.0.2.1 cannot be listened on"), PUBLIC, FAIL, "192.0.2.1", "--bind"),
+    ("port", ELSEWHERE, CPU_PLAN, UNKNOWN, "another host", "ss -ltn"),
+    ("port", replace(ELSEWHERE, own_container=OWN), CPU_PLAN, PASS, "bringup-server-1", ""),
+    ("cpu", FACTS, CPU_PLAN, PASS, "8 CPUs with AVX2 and AVX-512", ""),
+    ("cpu", AVX2_ONLY, CPU_PLAN, PASS, "no AVX-512", ""),
+    ("cpu", NO_AVX2, CPU_PLAN, FAIL, "without AVX2", "another host"),
+    ("cpu", NO_CPU_FLAGS, CPU_PLAN, UNKNOWN, "does not tell", "/proc/cpuinfo"),
+    ("cpu", ELSEWHERE, CPU_PLAN, UNKNOWN, "another host", "/proc/cpuinfo"),
+    ("cpu", NO_AVX2, GPU_PLAN, SKIP, "uses a GPU", ""),
+    ("gpu", GPU_FACTS, CPU_PLAN, SKIP, "uses the CPU", ""),
+    ("gpu", GPU_FACTS, GPU_PLAN, PASS, "NVIDIA H100 (80.0 GiB, 9.0), driver 580.95.05", ""),
+    ("gpu", reserve(gpu_devices=("nvidia.com/gpu=0",)), GPU_PLAN, PASS, "NVIDIA H100", ""),
+    ("gpu", reserve(), GPU_PLAN, FAIL, "neither the nvidia runtime nor CDI", "nvidia-container-toolkit"),
+    ("gpu", no_gpu(NO_GPU.error), GPU_PLAN, FAIL, "NVML Shared Library Not Found", "install the NVIDIA driver"),
+    ("gpu", no_gpu("Driver/library version mismatch"), GPU_PLAN, FAIL, "mismatch", "reboot"),
+    ("gpu", replace(GPU_FACTS, gpu=replace(GPU, gpus=())), GPU_PLAN, FAIL, "shows no GPU", "nvidia-smi -L"),
+    ("gpu", gpus(error="GPU 1: GPU is lost"), GPU_PLAN, FAIL, "GPU 1: GPU is lost", "Xid"),
+    ("gpu", gpus(driver="570.211.01", cuda="12.8"), GPU_PLAN, FAIL, "570.211.01 (runs CUDA 12.8", "580"),
+    ("gpu", gpus(driver=None), GPU_PLAN, UNKNOWN, "None", "nvidia-smi"),
+    ("gpu", replace(gpus(driver=None), engine=ENGINE), GPU_PLAN, FAIL, "neither", "nvidia-container-toolkit"),
+    ("gpu", gpus(replace(H100, name="Tesla V100", compute_capability="7.0")), GPU_PLAN, FAIL, "Tesla V100", "Turing"),
+    ("gpu", gpus(replace(H100, compute_capability="7.5")), GPU_PLAN, PASS, "7.5", ""),
+    ("gpu", gpus(replace(H100, compute_capability="10.0")), GPU_PLAN, PASS, "10.0", ""),
+    ("gpu", GPU_FACTS, plan("gpu", weights=81 * GIB), FAIL, "take 81.0 GiB, the GPUs have 80.0 GiB", "smaller model"),
+    ("gpu", gpus(H100, replace(H100, index=1)), plan("gpu", weights=81 * GIB), PASS, "NVIDIA H100", ""),
+    ("gpu", gpus(replace(H100, memory_used=20 * GIB)), GPU_PLAN, WARN, "GPU 0: 20.0 GiB in use", "nvidia-smi"),
+    ("gpu", replace(gpus(replace(H100, memory_used=20 * GIB)), own_container=OWN), GPU_PLAN, PASS, "NVIDIA H100", ""),
+    ("gpu", replace(GPU_FACTS, local=False), GPU_PLAN, UNKNOWN, "another host", "nvidia-smi"),
+    ("gpu", replace(GPU_FACTS, engine=NO_ENGINE), GPU_PLAN, UNKNOWN, "did not say", "engine"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "a_plan", "status", "found", "remedy"),
+    [pytest.param(*c, id=f"{c[0]}-{c[3]}-{c[4] or c[5]}") for c in CASES],
+)
+def test_check(name: str, facts: HostFacts, a_plan: Plan, status: Status, found: str, remedy: str) -> None:
+    record = check(name, facts, a_plan)
+    assert record.status is status
+    assert found in record.found
+    assert remedy in record.remedy
+    assert record.needed
+    assert "\n" not in record.found + record.needed + record.remedy
+    # whoever is stopped or left in doubt is told what to do; who passes is left alone
+    assert bool(record.remedy) == (status in (WARN, FAIL, UNKNOWN))
+
+
+def test_every_check_is_seen_passing_and_not_passing() -> None:
+    for name in checks.CHECKS:
+        seen = {status for case, _, _, status, _, _ in CASES if case == name}
+        assert PASS in seen, name
+        assert {FAIL, UNKNOWN} <= seen, name
+
+
+def test_a_good_host_passes_everything_that_concerns_it() -> None:
+    on_cpu = {r.name: r.status for r in checks.examine(FACTS, CPU_PLAN)}
+    assert on_cpu == {name: SKIP if name == "gpu" else PASS for name in checks.CHECKS}
+    on_gpu = {r.name: r.status for r in checks.examine(GPU_FACTS, GPU_PLAN)}
+    assert on_gpu == {name: SKIP if name == "cpu" else PASS for name in checks.CHECKS}
+
+
+NOTHING = HostFacts(
+    engine=EngineFacts(reachable=False), gpu=GpuState(available=False), local=False,
+    system=HostInfo(system=None, kernel="", architecture="", cpus=1, avx2=None, avx512=None),
+    memory=None, disk_free=None, port_holder=None, image=ImageFacts(present=None), own_container=None,
+)  # fmt: skip
+SILENT = replace(
+    NOTHING,
+    local=True,
+    engine=EngineFacts(reachable=True),
+    gpu=GpuState(available=True),
+    image=ImageFacts(present=True),
+)
+
+
+@pytest.mark.parametrize("a_plan", [CPU_PLAN, GPU_PLAN], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("facts", [NOTHING, SILENT], ids=["no engine", "engine that says nothing"])
+def test_missing_signals_never_pass(facts: HostFacts, a_plan: Plan) -> None:
+    passed = {r.name for r in checks.examine(facts, a_plan) if r.status is PASS}
+    assert passed <= ({"port"} if facts.local else set())  # the port was tried on this host: that is evidence
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("28.5.2+dfsg4", (28, 5, 2)),
+        ("v0.29.1", (0, 29, 1)),
+        ("2.40.3-4", (2, 40, 3)),
+        ("29.0.0-rc.1", (29, 0, 0)),
+        ("27", (27,)),
+        ("580.95.05", (580, 95, 5)),
+        ("github.com/docker/buildx v0.29.1 28f1abc", (0, 29, 1)),
+        ("github.com/docker/buildx 0.13.1+ds1 ", (0, 13, 1)),
+        ("Docker Compose version v2.40.3", (2, 40, 3)),
+        ("dev", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_version(text: str | None, numbers: tuple[int, ...] | None) -> None:
+    assert version(text) == numbers
+
+
+# ---- the flavour
+
+CDI = replace(ENGINE, gpu_devices=("nvidia.com/gpu=0",))
+RUNTIME = replace(ENGINE, runtimes=("nvidia", "runc"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "engine_facts", "gpu_state", "flavour", "reason"),
+    [
+        ("cpu", RUNTIME, GPU, "cpu", "cpu was asked for"),
+        ("gpu", NO_ENGINE, NO_GPU, "gpu", "gpu was asked for"),
+        ("auto", RUNTIME, GPU, "gpu", "NVIDIA H100, and the engine has the nvidia runtime"),
+        ("auto", CDI, GPU, "gpu", "NVIDIA H100, and the engine has CDI devices"),
+        ("auto", CDI, replace(GPU, gpus=(H100, H100)), "gpu", "2 x NVIDIA H100, and the engine has CDI devices"),
+        ("auto", RUNTIME, NO_GPU, "cpu", "no NVIDIA driver answers (NVML: NVML Shared Library Not Found)"),
+        ("auto", RUNTIME, replace(GPU, gpus=()), "cpu", "the NVIDIA driver shows no usable GPU"),
+        ("auto", RUNTIME, replace(GPU, gpus=(), error="GPU 0: GPU is lost"), "cpu",
+         "the NVIDIA driver shows no usable GPU (GPU 0: GPU is lost)"),
+        ("auto", ENGINE, GPU, "cpu", "a GPU is there, but the engine has neither the nvidia runtime nor CDI devices"),
+        ("auto", NO_ENGINE, GPU, "cpu", "a GPU is there, but the Docker Engine does not answer"),
+    ],
+)  # fmt: skip
+def test_flavour(asked: str, engine_facts: EngineFacts, gpu_state: GpuState, flavour: str, reason: str) -> None:
+    assert choose_flavour(asked, engine_facts, gpu_state) == (flavour, reason)
+
+
+@pytest.mark.parametrize(("facts", "can"), [(ENGINE, False), (RUNTIME, True), (CDI, True), (NO_ENGINE, False)])
+def test_who_can_reserve_a_gpu(facts: EngineFacts, can: bool) -> None:
+    assert can_reserve_gpu(facts) is can
+
+
+# ---- gathering
+
+
+class FakeEngine(Engine):
+    """An engine with one image and one container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = ENGINE
+        self.raw: Callable[[], dict[str, Any] | None] = lambda: {
+            "Id": "sha256:1", "Size": 5, "Architecture": "amd64", "Config": {"Labels": labels()},
+        }  # fmt: skip
+        self.container: Callable[[], ContainerState | None] = lambda: OWN
+        self.ports: dict[str, Any] = {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}], "9/tcp": None}
+        self.asked: list[tuple[str, ...]] = []
+
+    def facts(self) -> EngineFacts:
+        self.asked.append(("facts",))
+        return self.said
+
+    def image(self, reference: str) -> dict[str, Any] | None:
+        self.asked.append(("image", reference))
+        return self.raw()
+
+    def find(self, project: str, service: str) -> ContainerState | None:
+        self.asked.append(("find", project, service))
+        return self.container()
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        assert container == OWN.id
+        return {"NetworkSettings": {"Ports": self.ports}}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr(gpu, "read", lambda: GPU)
+    monkeypatch.setattr(host, "port_holder", lambda address, port: f"{address} {port}")
+    monkeypatch.setattr(host, "disk_free", lambda path: {"/var/lib/docker": 7}[str(path)])
+    return FakeEngine()
+
+
+def gone() -> Any:
+    raise TargetUnavailable("the Docker Engine does not answer")
+
+
+def vanished() -> Any:
+    raise EvidenceMissing("the container is gone")
+
+
+def test_gather(fake: FakeEngine) -> None:
+    found = gather(CPU_PLAN, fake)
+    assert found.engine == ENGINE
+    assert found.gpu == GPU
+    assert found.local is True
+    assert (found.disk_free, found.port_holder) == (7, "127.0.0.1 8000")
+    assert found.image == ImageFacts(present=True, id="sha256:1", size=5, architecture="amd64", labels=labels())
+    assert found.own_container == OWN
+    assert ("image", "bringup:cpu-tiny-qwen2") in fake.asked
+    assert ("find", "bringup", "server") in fake.asked
+
+
+def test_what_is_known_is_not_asked_again(fake: FakeEngine) -> None:
+    known = gather_engine_gpu(fake)
+    assert known == (ENGINE, GPU)
+    assert gather(CPU_PLAN, fake, known).engine is ENGINE
+    assert fake.asked.count(("facts",)) == 1
+
+
+def test_an_engine_that_does_not_answer_is_asked_nothing_more(fake: FakeEngine) -> None:
+    fake.said = NO_ENGINE
+    found = gather(CPU_PLAN, fake)
+    assert (found.image.present, found.own_container, found.disk_free) == (None, None, None)
+    assert fake.asked == [("facts",)]
+
+
+def test_an_engine_that_goes_away_leaves_unknown_not_absent(fake: FakeEngine) -> None:
+    fake.raw = fake.container = gone
+    found = gather(CPU_PLAN, fake)
+    assert (found.image.present, found.own_container) == (None, None)
+
+
+def test_no_image_is_absent(fake: FakeEngine) -> None:
+    fake.raw = lambda: None
+    assert gather(CPU_PLAN, fake).image == ImageFacts(present=False)
+
+
+def test_an_image_without_labels(fake: FakeEngine) -> None:
+    fake.raw = lambda: {"Id": "sha256:1", "Config": {"Labels": None}}
+    assert gather(CPU_PLAN, fake).image == ImageFacts(present=True, id="sha256:1")
+
+
+@pytest.mark.parametrize(
+    ("container", "ports"),
+    [
+        pytest.param(lambda: None, None, id="none"),
+        pytest.param(lambda: replace(OWN, status="exited"), None, id="not running"),
+        pytest.param(lambda: OWN, {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8001"}]}, id="other port"),
+        pytest.param(lambda: OWN, {"8000/tcp": None}, id="nothing published"),
+        pytest.param(vanished, None, id="gone while looking"),
+    ],
+)
+def test_a_container_that_does_not_hold_the_port_is_not_ours(
+    fake: FakeEngine, container: Callable[[], Any], ports: dict[str, Any] | None
+) -> None:
+    fake.container = container
+    fake.ports = fake.ports if ports is None else ports
+    assert gather(CPU_PLAN, fake).own_container is None
+
+
+def test_a_paused_server_still_holds_its_port(fake: FakeEngine) -> None:
+    fake.container = lambda: replace(OWN, status="paused")
+    assert gather(CPU_PLAN, fake).own_container is not None
+
+
+def test_the_disk_of_another_host_is_not_this_one(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
+    found = gather(CPU_PLAN, fake)
+    assert (found.local, found.disk_free) == (False, None)
+
+
+def test_facts_become_json(fake: FakeEngine) -> None:
+    found = dataclasses.asdict(gather(GPU_PLAN, fake))
+    again = json.loads(json.dumps(found))
+    assert again["gpu"]["gpus"][0]["name"] == "NVIDIA H100"
+    assert again["engine"]["runtimes"] == ["io.containerd.runc.v2", "runc"]
+    assert again["image"]["labels"] == labels()
+    assert again.keys() == {f.name for f in dataclasses.fields(HostFacts)}
+
+
+# ---- what is agreed with other files
+
+
+def test_the_labels_are_those_that_the_build_writes() -> None:
+    bake = (ROOT / "docker-bake.hcl").read_text("utf-8")
+    written = dict(re.findall(r'^\s*"(dev\.bringup\.[\w.-]+)"\s*=\s*(\S+)', bake, re.MULTILINE))
+    assert {engine_checks.LABEL_FLAVOUR, engine_checks.LABEL_MODEL, engine_checks.LABEL_VLLM} <= written.keys()
+    assert written[engine_checks.LABEL_VLLM] == f'"{VLLM_VERSION}"'
+
+
+def test_the_service_is_the_one_that_the_target_starts() -> None:
+    assert facts_module.SERVICE == compose.SERVICE
+
+
+def test_needs_are_known_for_every_flavour() -> None:
+    assert host_checks.BUILD_DISK.keys() == host_checks.MEMORY.keys() == {"cpu", "gpu"}
