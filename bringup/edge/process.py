@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bringup.errors import TargetUnavailable
 
@@ -31,6 +32,7 @@ def run(
     extra_env: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
     timeout: float | None = None,
+    cwd: Path | None = None,
 ) -> Outcome:
     """Run a program to its end; `on_line` sees each line of standard error as it comes.
 
@@ -40,7 +42,7 @@ def run(
     Raises:
         TargetUnavailable: the program is not installed, or did not end within `timeout` seconds.
     """
-    program = shutil.which(argv[0], path=(extra_env or {}).get("PATH"))
+    program = shutil.which(argv[0])
     if program is None:
         raise TargetUnavailable(
             f"the program {argv[0]!r} is not on the PATH",
@@ -56,6 +58,7 @@ def run(
         text=True,
         errors="replace",
         env={**os.environ, **(extra_env or {})},
+        cwd=cwd,
     )
     out: list[str] = []
 

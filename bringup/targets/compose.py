@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +129,7 @@ class ComposeTarget:
         files = [part for name in self._files for part in ("--file", str(root / name))]
         return process.run(
             ["docker", "compose", "--project-name", self._project, "--project-directory", str(root), *files, *argv],
-            extra_env={"PATH": os.environ["PATH"], **values},
+            extra_env=values,
             on_line=on_line,
             timeout=300,
         )
