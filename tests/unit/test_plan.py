@@ -1,0 +1,160 @@
+"""The plan: argv, addresses and expectations from settings; what contradicts itself is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bringup.catalog import VLLM_VERSION, Canary, Model
+from bringup.errors import UsageError
+from bringup.plan import Plan, expect_remote, is_loopback, make_plan, server_argv
+from bringup.settings import Settings
+from bringup.weights import LockedFile, LockedModel
+
+CANARY = Canary("2 + 2 =", " 4")
+LOCK = LockedModel("m", "local:models/m", "MIT", (LockedFile("a.json", 3, "0" * 64), LockedFile("b.json", 4, "1" * 64)))
+MODEL = Model(
+    name="m", source="models/m", architecture="A", context=1, license="MIT", gated=False, canaries=(CANARY,), lock=LOCK
+)
+KEY = Path("key")
+ANY = "0.0.0.0"  # noqa: S104 - the address under test
+
+
+def plan(flavour: str = "cpu", **settings: Any) -> Plan:
+    return make_plan(Settings(model="m", **settings), MODEL, (flavour, "because"), {"model": "flag"})
+
+
+# ---- argv
+
+BASE = ["--model", "/opt/bringup/models/m", "--served-model-name", "m", "--host", ANY, "--port", "8000"]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "settings", "added"),
+    [
+        ("cpu", {}, ["--enforce-eager"]),
+        ("gpu", {}, []),
+        ("gpu", {"enforce_eager": True}, ["--enforce-eager"]),
+        ("cpu", {"enforce_eager": False}, []),
+        ("gpu", {"max_model_len": 4096}, ["--max-model-len", "4096"]),
+        ("gpu", {"gpu_memory_utilization": 0.5}, ["--gpu-memory-utilization", "0.5"]),
+        ("gpu", {"port": 9999, "bind": "::1"}, []),  # the host's side; inside it is always the same
+        ("gpu", {"vllm_args": ("--seed", "1")}, ["--seed", "1"]),
+        (
+            "cpu",
+            {"max_model_len": 8, "gpu_memory_utilization": 0.25, "vllm_args": ("--max-model-len", "9")},
+            ["--max-model-len", "8", "--gpu-memory-utilization", "0.25", "--enforce-eager", "--max-model-len", "9"],
+        ),  # what the user adds comes last, so that it wins
+    ],
+)
+def test_argv(flavour: str, settings: dict[str, Any], added: list[str]) -> None:
+    assert list(plan(flavour, **settings).argv) == BASE + added
+
+
+def test_argv_with_another_served_name() -> None:
+    argv = server_argv(Settings(model="m", served_model_name="other"), "gpu")
+    assert argv[argv.index("--served-model-name") + 1] == "other"
+    assert argv[argv.index("--model") + 1].endswith("/m")
+
+
+def test_no_secret_in_argv_or_plan(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret")
+    made = plan(api_key="s3cret", api_key_file=tmp_path / "key")
+    assert "s3cret" not in json.dumps(made.to_dict(), default=str)
+
+
+# ---- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True),
+        (ANY, False), ("::", False), ("192.0.2.1", False), ("2001:db8::1", False),
+    ],
+)  # fmt: skip
+def test_loopback(address: str, loopback: bool) -> None:
+    assert is_loopback(address) is loopback
+
+
+@pytest.mark.parametrize("address", ["", "example.org", "127.0.0.1:8000", "[::1]", "256.0.0.1", "127.1"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(UsageError, match="not an IP address"):
+        is_loopback(address)
+
+
+@pytest.mark.parametrize("bind", [ANY, "::", "192.0.2.1", "2001:db8::1"])
+def test_a_public_address_needs_a_key(bind: str) -> None:
+    with pytest.raises(UsageError, match="no API key is set") as caught:
+        plan(bind=bind)
+    assert "--api-key-file" in caught.value.hint
+    assert bind in caught.value.message
+    with pytest.raises(UsageError):
+        plan(bind=bind, api_key="only for verify URL")
+    assert plan(bind=bind, api_key_file=KEY).bind == bind
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("localhost", "http://127.0.0.1:8000"),
+        (ANY, "http://127.0.0.1:8000"),
+        ("192.0.2.1", "http://192.0.2.1:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("2001:db8::1", "http://[2001:db8::1]:8000"),
+    ],
+)
+def test_where_the_probes_ask(bind: str, url: str) -> None:
+    assert plan(bind=bind, api_key_file=KEY).base_url == url
+
+
+def test_the_port_is_the_hosts() -> None:
+    made = plan(port=1234)
+    assert (made.port, made.base_url) == (1234, "http://127.0.0.1:1234")
+
+
+# ---- the rest
+
+
+@pytest.mark.parametrize(
+    ("flavour", "files"), [("gpu", ("compose.yaml",)), ("cpu", ("compose.yaml", "compose.cpu.yaml"))]
+)
+def test_flavour(flavour: str, files: tuple[str, ...]) -> None:
+    made = plan(flavour)
+    assert (made.flavour, made.flavour_reason, made.compose_files) == (flavour, "because", files)
+    assert made.image == f"bringup:{flavour}-m"
+    assert made.expect.gpu is (flavour == "gpu")
+
+
+def test_another_image() -> None:
+    assert plan(image="mine:1").image == "mine:1"
+
+
+def test_what_is_expected() -> None:
+    expect = plan().expect
+    assert (expect.model, expect.vllm_version, expect.canaries) == ("m", VLLM_VERSION, (CANARY,))
+    assert (expect.weights_bytes, expect.container) == (7, True)
+    assert plan(served_model_name="other").expect.model == "other"
+
+
+def test_the_environment_carries_the_settings() -> None:
+    environment = plan(max_model_len=5).environment
+    assert environment == {"BRINGUP_MODEL": "m", "BRINGUP_BIND": "127.0.0.1", "BRINGUP_MAX_MODEL_LEN": "5"}
+
+
+def test_the_plan_becomes_json() -> None:
+    again = json.loads(json.dumps(plan().to_dict()))
+    assert again["expect"]["canaries"] == [{"prompt": "2 + 2 =", "answer": " 4"}]
+    assert again["sources"] == {"model": "flag"}
+    assert again["argv"][:2] == BASE[:2]
+
+
+@pytest.mark.parametrize(("served", "canaries"), [("m", (CANARY,)), ("other", ()), (None, ())])
+def test_of_a_server_elsewhere_only_answers_are_expected(served: str | None, canaries: tuple[Canary, ...]) -> None:
+    expect = expect_remote({"m": MODEL}, served)
+    assert (expect.model, expect.canaries) == (served, canaries)
+    assert (expect.vllm_version, expect.weights_bytes, expect.container, expect.gpu) == (None, 0, False, False)
