@@ -113,7 +113,7 @@ def make_plan(settings: Settings, model: Model, flavour: tuple[str, str], source
         environment=server_environment(settings),
         compose_files=("compose.yaml",) if name == "gpu" else ("compose.yaml", "compose.cpu.yaml"),
         base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",
-        bind=settings.bind,
+        bind="127.0.0.1" if settings.bind == "localhost" else settings.bind,  # compose takes addresses only
         port=settings.port,
         timeout=settings.timeout,
         request_timeout=settings.request_timeout,

@@ -86,6 +86,10 @@ def test_what_is_no_address(address: str) -> None:
         is_loopback(address)
 
 
+def test_compose_gets_an_address() -> None:
+    assert plan(bind="localhost").bind == "127.0.0.1"  # "invalid ip address: localhost", says compose
+
+
 @pytest.mark.parametrize("bind", [ANY, "::", "192.0.2.1", "2001:db8::1"])
 def test_a_public_address_needs_a_key(bind: str) -> None:
     with pytest.raises(UsageError, match="no API key is set") as caught:
