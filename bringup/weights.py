@@ -73,8 +73,12 @@ def read_lock(path: Path = LOCK) -> dict[str, LockedModel]:
         raw = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as e:
         raise UsageError(f"the weights lock {path} cannot be read: {e}", hint="restore it from git") from e
-    if raw.get("schema") != SCHEMA:
-        raise UsageError(f"the weights lock {path} has schema {raw.get('schema')!r}; {SCHEMA} is needed")
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or not isinstance(raw.get("models"), dict):
+        found = raw.get("schema") if isinstance(raw, dict) else None
+        raise UsageError(
+            f"the weights lock {path} has schema {found!r} or no models; schema {SCHEMA} with models is needed",
+            hint="restore it from git",
+        )
     return {name: _entry(name, entry) for name, entry in raw["models"].items()}
 
 
@@ -82,10 +86,14 @@ def _entry(name: str, raw: dict[str, Any]) -> LockedModel:
     try:
         files = tuple(LockedFile(f["path"], int(f["size"]), f["sha256"]) for f in raw["files"])
         model = LockedModel(name, raw["source"], raw["license"], files, raw.get("repo", ""), raw.get("revision", ""))
+        if not all(isinstance(text, str) for f in files for text in (f.path, f.sha256)):
+            raise TypeError("path and sha256 must be texts")
     except (KeyError, TypeError, ValueError) as e:
         raise UsageError(f"weights lock: the entry {name!r} is incomplete ({e!r})") from e
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or not files:
         raise UsageError(f"weights lock: {name!r} is no usable model name, or it has no files")
+    if len({f.path for f in files}) != len(files):
+        raise UsageError(f"weights lock: {name}: a file is locked twice")
     for f in files:
         pure = PurePosixPath(f.path)
         if pure.is_absolute() or ".." in pure.parts or str(pure) != f.path:
