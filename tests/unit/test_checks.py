@@ -121,6 +121,7 @@ PUBLIC = plan(bind="192.0.2.1", api_key_file=Path("key"))
 CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("engine", FACTS, CPU_PLAN, PASS, "28.5.2+dfsg4", ""),
     ("engine", engine(version="27.0.0"), CPU_PLAN, PASS, "27.0.0", ""),
+    ("engine", engine(version="27"), CPU_PLAN, PASS, "27", ""),
     ("engine", engine(version="26.1.5+dfsg1"), CPU_PLAN, FAIL, "26.1.5", "scripts/engine up"),
     ("engine", engine(version="dev"), CPU_PLAN, UNKNOWN, "dev", "docker version"),
     ("engine", engine(version=None), CPU_PLAN, UNKNOWN, "None", "docker version"),
@@ -129,6 +130,7 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("engine", engine(reachable=False), CPU_PLAN, FAIL, "does not answer", "scripts/engine up"),
     ("compose", FACTS, CPU_PLAN, PASS, "2.40.3", ""),
     ("compose", engine(compose="v5.0.1"), CPU_PLAN, PASS, "v5.0.1", ""),
+    ("compose", engine(compose="2"), CPU_PLAN, PASS, "2", ""),
     ("compose", engine(compose="1.29.2"), CPU_PLAN, FAIL, "1.29.2", "compose"),
     ("compose", engine(compose=None), CPU_PLAN, FAIL, "no compose", "compose"),
     ("compose", engine(compose="unknown"), CPU_PLAN, UNKNOWN, "unknown", "docker compose version"),
@@ -165,6 +167,7 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("disk", replace(ELSEWHERE, disk_free=None), CPU_PLAN, UNKNOWN, "another host", "df"),
     ("memory", memory(8, 4), CPU_PLAN, PASS, "4.0 GiB available of 8.0", ""),
     ("memory", memory(8, 3), CPU_PLAN, FAIL, "3.0 GiB", "docker stats"),
+    ("memory", memory(4, 3), CPU_PLAN, FAIL, "3.0 GiB available of 4.0", "docker stats"),
     ("memory", memory(3, 3), CPU_PLAN, FAIL, "3.0 GiB", "smaller model"),
     ("memory", memory(8, 5), GPU_PLAN, FAIL, "5.0 GiB", "docker stats"),
     ("memory", memory(8, 6), GPU_PLAN, PASS, "6.0 GiB", ""),
@@ -196,11 +199,14 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("gpu", replace(GPU_FACTS, gpu=replace(GPU, gpus=())), GPU_PLAN, FAIL, "shows no GPU", "nvidia-smi -L"),
     ("gpu", gpus(error="GPU 1: GPU is lost"), GPU_PLAN, FAIL, "GPU 1: GPU is lost", "Xid"),
     ("gpu", gpus(driver="570.211.01", cuda="12.8"), GPU_PLAN, FAIL, "570.211.01 (runs CUDA 12.8", "580"),
+    ("gpu", gpus(driver="580"), GPU_PLAN, PASS, "driver 580", ""),
     ("gpu", gpus(driver=None), GPU_PLAN, UNKNOWN, "None", "nvidia-smi"),
     ("gpu", replace(gpus(driver=None), engine=ENGINE), GPU_PLAN, FAIL, "neither", "nvidia-container-toolkit"),
     ("gpu", gpus(replace(H100, name="Tesla V100", compute_capability="7.0")), GPU_PLAN, FAIL, "Tesla V100", "Turing"),
     ("gpu", gpus(replace(H100, compute_capability="7.5")), GPU_PLAN, PASS, "7.5", ""),
     ("gpu", gpus(replace(H100, compute_capability="10.0")), GPU_PLAN, PASS, "10.0", ""),
+    ("gpu", GPU_FACTS, plan("gpu", weights=80 * GIB), PASS, "80.0 GiB", ""),
+    ("gpu", gpus(replace(H100, memory_total=10 * GIB, memory_used=GIB)), GPU_PLAN, PASS, "10.0 GiB", ""),
     ("gpu", GPU_FACTS, plan("gpu", weights=81 * GIB), FAIL, "take 81.0 GiB, the GPUs have 80.0 GiB", "smaller model"),
     ("gpu", gpus(H100, replace(H100, index=1)), plan("gpu", weights=81 * GIB), PASS, "NVIDIA H100", ""),
     ("gpu", gpus(replace(H100, memory_used=20 * GIB)), GPU_PLAN, WARN, "GPU 0: 20.0 GiB in use", "nvidia-smi"),
@@ -223,6 +229,11 @@ def test_check(name: str, facts: HostFacts, a_plan: Plan, status: Status, found:
     assert "\n" not in record.found + record.needed + record.remedy
     # whoever is stopped or left in doubt is told what to do; who passes is left alone
     assert bool(record.remedy) == (status in (WARN, FAIL, UNKNOWN))
+
+
+def test_the_place_of_the_disk_is_named() -> None:
+    assert "/var/lib/docker" in check("disk", FACTS, CPU_PLAN).needed
+    assert "the engine's directory" in check("disk", OFF, CPU_PLAN).needed
 
 
 def test_every_check_is_seen_passing_and_not_passing() -> None:
