@@ -1,7 +1,8 @@
 """The image's entry point: `python -m bringup.inside [--check] [vLLM arguments...]`.
 
-It becomes vLLM's server (execve), so tini's signals reach the server and the container's exit code is the server's.
-`--check` only looks: settings and weights are checked and the command is printed as JSON.
+It checks, starts vLLM's server, passes signals on to it and ends with it, with an exit code of `errors.Exit`, or
+128 + n when the server was killed by signal n. `--check` only looks: settings and weights are checked and the
+command is printed as JSON.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.inside import events
-from bringup.inside.start import Baked, Launch, configure_logging, prepare
+from bringup.inside.start import Baked, configure_logging, prepare
 from bringup.inside.state import open_state
+from bringup.inside.supervise import supervise
 
 
 class OneLine(logging.Formatter):
@@ -38,8 +40,8 @@ def make_logger(log_file: Path | None) -> logging.Logger:
     return log
 
 
-def decide(args: list[str], environ: dict[str, str]) -> Launch | int:
-    """The server to become, or the exit code when none is to be started."""
+def main(args: list[str], environ: dict[str, str]) -> int:
+    """Check, serve, and return the exit code."""
     check = args[:1] == ["--check"]
     state = None if check else open_state(environ)
     log = make_logger(state.log if state else None)
@@ -57,7 +59,7 @@ def decide(args: list[str], environ: dict[str, str]) -> Launch | int:
         return 0
     launch = configure_logging(launch, state.log, log)
     log.info("starting vLLM: %s", " ".join(launch.argv[3:]))
-    return launch
+    return supervise(launch.argv, launch.environment, log)
 
 
 if __name__ == "__main__":
@@ -65,7 +67,4 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Group 0 owns the state volume: what root wrote there, a later start as uid 1000 can replace, and vice versa.
     os.umask(0o002)
-    result = decide(sys.argv[1:], dict(os.environ))
-    if isinstance(result, int):
-        sys.exit(result)
-    os.execve(result.argv[0], result.argv, result.environment)  # noqa: S606 - no shell is wanted
+    sys.exit(main(sys.argv[1:], dict(os.environ)))

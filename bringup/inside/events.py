@@ -31,7 +31,8 @@ def _plain(value: Any, secret: str) -> Any:
         return value
     text = str(value)
     if secret:
-        text = text.replace(secret, REDACTED)
+        for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]):  # bare, in a list or dict, in JSON
+            text = text.replace(form, REDACTED)
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}… ({len(text)} characters)"
 
 

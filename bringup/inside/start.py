@@ -1,6 +1,6 @@
 """From the container's environment to vLLM's command line and environment, or a reason not to start.
 
-Nothing here starts anything: `__main__` replaces itself with the result.
+Nothing here starts anything: `supervise` does, with the result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Baked:
 
 @dataclass(frozen=True)
 class Launch:
-    """What the entry point turns into. The API key is in `environment`, never in `argv`."""
+    """What the entry point starts. The API key is in `environment`, never in `argv`."""
 
     argv: tuple[str, ...]
     environment: dict[str, str]
