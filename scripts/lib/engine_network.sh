@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The private engine's own bridge and packet rules. Uses BRIDGE, MTU, PREFIX of scripts/engine; sets NET.
+# The private engine's own bridge and packet rules. Uses BRIDGE, DIR, MTU, PREFIX of scripts/engine; sets NET.
 #
 # dockerd is told to leave iptables alone: when a second dockerd starts, it deletes the DOCKER chains of the
 # first, and the first one's containers lose the network. So the few rules needed lie in chains named after the
@@ -95,16 +95,17 @@ remove_network() {
     {
         flock 8
         # The networks of compose files are bridges in our subnet; a killed engine leaves them behind.
-        for link in $(our_links); do run_ip link delete "$link"; done
+        for link in $(our_links); do
+            run_ip link delete "$link" || note "could not delete the interface $link"
+        done
         remove_rules
     } 8>"$NETWORK_LOCK"
 }
 
 # Our bridge, and the bridges dockerd made for other networks in the same subnet.
 our_links() {
-    local net
-    run_ip -o link show dev "$BRIDGE" >/dev/null 2>&1 || return 0
-    net=$(run_ip -o -4 address show dev "$BRIDGE" | sed -n 's/.* inet \(10\.[0-9]*\)\..*/\1/p')
+    local net=''
+    [[ ! -e $DIR/daemon.json ]] || net=$(sed -n 's/.*"base": "\(10\.[0-9]*\)\..*/\1/p' "$DIR/daemon.json")
     [[ -z $net ]] || run_ip -o -4 address show | awk -v n="$net." '$2 ~ /^br-/ && index($4, n) == 1 { print $2 }'
-    printf '%s\n' "$BRIDGE"
+    if run_ip link show dev "$BRIDGE" >/dev/null 2>&1; then printf '%s\n' "$BRIDGE"; fi
 }

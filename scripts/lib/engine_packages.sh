@@ -33,13 +33,10 @@ choose_suite() {
 
 # download_engine DIR: all package files for the prefix, into DIR.
 download_engine() {
-    local debs=$1 package specs=() names=(docker.io docker-buildx containerd)
-    local helpers=()
-    if [[ $OS_ID == ubuntu ]]; then
-        names+=(docker-compose-v2)
-    else
-        names+=(docker-cli docker-compose)
-    fi
+    local debs=$1 package specs=() helpers=() names=(docker.io docker-buildx containerd)
+    if [[ $OS_ID == ubuntu ]]; then names+=(docker-compose-v2); else names+=(docker-compose); fi
+    # The client is a package of its own in Debian, a part of docker.io in Ubuntu releases so far.
+    if apt-cache show docker-cli >/dev/null 2>&1; then names+=(docker-cli); fi
     for package in "${names[@]}"; do specs+=("$package${ENGINE_SUITE:+/$ENGINE_SUITE}"); done
     (cd "$debs" && apt-get -qq download "${specs[@]}" >&2) \
         || die "$EXIT_TARGET" "could not download ${specs[*]}; see apt's lines above"
@@ -51,37 +48,34 @@ download_engine() {
         || die "$EXIT_TARGET" "could not download runc ${helpers[*]}; see apt's lines above"
 }
 
-# link_programs ROOT FINAL: fill ROOT/bin and ROOT/cli-plugins. FINAL is where ROOT will lie.
+# link_programs PREFIX: fill PREFIX/bin and PREFIX/cli-plugins from the packages in PREFIX/root.
 link_programs() {
-    local root=$1 name path
-    mkdir -p "$root/bin" "$root/cli-plugins"
+    local prefix=$1 root=$1/root name path
+    mkdir -p "$prefix/bin" "$prefix/cli-plugins"
     for name in docker dockerd docker-proxy docker-init containerd containerd-shim-runc-v2 ctr runc ip; do
         for path in usr/bin usr/sbin sbin bin usr/libexec/docker; do
             [[ -x $root/$path/$name ]] || continue
-            expose "$root" "$root/bin" "$name" "$root/$path/$name"
+            expose "$root" "$prefix/bin" "$name" "$root/$path/$name"
             break
         done
     done
     for name in docker-buildx docker-compose; do
         path=$(find "$root/usr" -path "*cli-plugins/$name" -type f | head -n 1)
         [[ -n $path ]] || die "$EXIT_TARGET" "the downloaded packages hold no $name plugin"
-        ln -sf "$path" "$root/cli-plugins/$name"
+        ln -sf "$path" "$prefix/cli-plugins/$name"
     done
-    [[ ! -x $root/usr/sbin/xtables-nft-multi ]] || link_iptables "$root"
+    if [[ -x $root/usr/sbin/xtables-nft-multi ]]; then link_iptables "$prefix"; fi
 }
 
 # iptables through nf_tables where the kernel has it, else through the older interface.
 link_iptables() {
-    local root=$1 family modules kind=nft
+    local root=$1/root bin=$1/bin modules kind
     modules=$(find "$root/usr/lib" -type d -name xtables | head -n 1)
-    for family in iptables ip6tables; do
-        expose "$root" "$root/bin" "$family" "$root/usr/sbin/$family-nft" "XTABLES_LIBDIR=$modules"
+    for kind in nft legacy; do
+        expose "$root" "$bin" iptables "$root/usr/sbin/iptables-$kind" "XTABLES_LIBDIR=$modules"
+        if "$bin/iptables" -w -t nat -S >/dev/null 2>&1; then return; fi
     done
-    "$root/bin/iptables" -w -t nat -S >/dev/null 2>&1 || kind=legacy
-    [[ $kind == nft ]] && return 0
-    for family in iptables ip6tables; do
-        expose "$root" "$root/bin" "$family" "$root/usr/sbin/$family-legacy" "XTABLES_LIBDIR=$modules"
-    done
+    die "$EXIT_TARGET" "iptables finds no nat table in this kernel: $("$bin/iptables" -w -t nat -S 2>&1 | tail -n 1)"
 }
 
 # install_engine PREFIX WORK: make PREFIX if it is not there. PREFIX/versions is written last and means whole.
@@ -91,10 +85,10 @@ install_engine() {
     [[ ! -e $prefix ]] || rm -rf "$prefix"
     note "getting Docker Engine from the packages of $OS_ID (about 90 MB), into $prefix"
     rm -rf "$work/debs"
-    mkdir -p "$work/debs" "$prefix"
+    mkdir -p "$work/debs" "$prefix/root"
     choose_suite "$work/apt"
     download_engine "$work/debs"
-    unpack_all "$work/debs" "$prefix" >"$prefix/versions.part"
+    unpack_all "$work/debs" "$prefix/root" >"$prefix/versions.part"
     link_programs "$prefix"
     for program in docker dockerd containerd runc; do
         [[ -x $prefix/bin/$program ]] || command -v "$program" >/dev/null \

@@ -1,13 +1,15 @@
 # shellcheck shell=bash
 # Starts and stops the private dockerd and containerd. Uses DIR, PREFIX, SOCKET, BRIDGE, MTU, NET.
 
-# is_ours PID PROGRAM: is PID really our PROGRAM? A pid file can outlive its process and the number be reused.
+# is_ours PID PROGRAM: is PID really our PROGRAM? Processes are found this way and not by pid files, which
+# outlive their process while the number is used again. Another pid namespace is a container's own engine.
 is_ours() {
     local exe args
-    [[ $1 =~ ^[0-9]+$ ]] || return 1
     exe=$(readlink "/proc/$1/exe" 2>/dev/null) || return 1
+    exe=${exe% (deleted)}
+    [[ ${exe##*/} == "$2" && /proc/$1/ns/pid -ef /proc/self/ns/pid ]] || return 1
     args=$(tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null) || return 1
-    [[ ${exe##*/} == "$2" && " $args" == *" $DIR/"* ]]
+    [[ " $args" == *" $DIR/"* ]]
 }
 
 our_pids() {
@@ -53,19 +55,18 @@ address = "$DIR/run/containerd.sock"
 EOF
 }
 
-# spawn NAME PROGRAM ARGS...: start it in a session of its own, away from this terminal and from the lock.
+# spawn PROGRAM ARGS...: start it in a session of its own, away from this terminal and from the lock; sets SPAWNED.
 spawn() {
-    local name=$1
-    shift
-    PATH=$PREFIX/bin:$PATH setsid "$@" >"$DIR/$name.log" 2>&1 </dev/null 9>&- &
+    PATH=$PREFIX/bin:$PATH setsid "$@" >"$DIR/$1.log" 2>&1 </dev/null 9>&- &
+    SPAWNED=$!
 }
 
 # await NAME TEST...: wait until TEST succeeds; on failure print the daemon's last lines and stop everything.
 await() {
-    local name=$1 program=$1 deadline=$((SECONDS + 60))
+    local name=$1 deadline=$((SECONDS + 60))
     shift
     until "$@"; do
-        if ((SECONDS >= deadline)) || [[ -z $(our_pids "$program") ]]; then
+        if ((SECONDS >= deadline)) || ! kill -0 "$SPAWNED" 2>/dev/null; then
             tail -n 15 "$DIR/$name.log" >&2
             stop_private
             die "$EXIT_TARGET" "the private $name did not start; its last lines are above, all in $DIR/$name.log"
@@ -83,22 +84,23 @@ start_private() {
     trap 'exit 143' TERM
     make_network
     write_config
-    spawn containerd containerd --config "$DIR/containerd.toml"
+    spawn containerd --config "$DIR/containerd.toml"
     await containerd test -S "$DIR/run/containerd.sock"
-    spawn dockerd dockerd --config-file "$DIR/daemon.json"
+    spawn dockerd --config-file "$DIR/daemon.json"
     await dockerd private_answers
     trap - EXIT INT TERM
 }
 
 # end_program SECONDS PROGRAM: TERM, wait, then KILL.
 end_program() {
-    local patience=$1 program=$2 pids deadline
+    local program=$2 kill_at=$((SECONDS + $1)) pids
     mapfile -t pids < <(our_pids "$program")
     ((${#pids[@]})) || return 0
     kill -TERM "${pids[@]}" 2>/dev/null || true
-    deadline=$((SECONDS + patience))
     while [[ -n $(our_pids "$program") ]]; do
-        if ((SECONDS >= deadline)); then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
+        if ((SECONDS >= kill_at)); then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
+        ((SECONDS < kill_at + 10)) || die "$EXIT_TARGET" "$program (pid ${pids[*]}) does not end, not even by" \
+            "SIGKILL; look at it with 'cat /proc/${pids[0]}/stack' and restart the host if need be"
         sleep 0.1
     done
 }
