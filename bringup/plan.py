@@ -16,6 +16,7 @@ from bringup.settings import Settings, server_environment
 
 MODELS_DIR = "/opt/bringup/models"
 SERVER_PORT = 8000  # inside the container
+SERVICE = "server"  # of compose.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,10 @@ def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
     return (*argv, *settings.vllm_args)
 
 
-def make_plan(settings: Settings, model: Model, flavour: tuple[str, str], sources: dict[str, str]) -> Plan:
-    """The plan of `up`: `flavour` is the name and the reason it was chosen.
+def make_plan(
+    settings: Settings, model: Model, flavour: tuple[str, str], sources: dict[str, str], *, cdi: bool = False
+) -> Plan:
+    """The plan of `up`: `flavour` is the name and the reason it was chosen; `cdi`: the GPU is reserved by CDI name.
 
     Raises:
         UsageError: the settings contradict each other.
@@ -111,7 +114,7 @@ def make_plan(settings: Settings, model: Model, flavour: tuple[str, str], source
         image=settings.image or f"bringup:{name}-{model.name}",
         argv=server_argv(settings, name),
         environment=server_environment(settings),
-        compose_files=("compose.yaml",) if name == "gpu" else ("compose.yaml", "compose.cpu.yaml"),
+        compose_files=compose_files(name, cdi=cdi),
         base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",
         bind="127.0.0.1" if settings.bind == "localhost" else settings.bind,  # compose takes addresses only
         port=settings.port,
@@ -127,6 +130,13 @@ def make_plan(settings: Settings, model: Model, flavour: tuple[str, str], source
         ),
         sources=sources,
     )
+
+
+def compose_files(flavour: str, *, cdi: bool) -> tuple[str, ...]:
+    """The compose files of a flavour, base first."""
+    if flavour == "cpu":
+        return ("compose.yaml", "compose.cpu.yaml")
+    return ("compose.yaml", "compose.cdi.yaml") if cdi else ("compose.yaml",)
 
 
 def expect_remote(models: dict[str, Model], served: str | None) -> Expect:

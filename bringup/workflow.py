@@ -121,7 +121,8 @@ def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Wa
     engine = Engine()
     seen = facts.gather_engine_gpu(engine)
     flavour = facts.choose_flavour(settings.flavour, *seen)
-    plan = make_plan(settings, catalog.choose(catalog.load(), settings.model), flavour, sources)
+    model = catalog.choose(catalog.load(), settings.model)
+    plan = make_plan(settings, model, flavour, sources, cdi=facts.needs_cdi(seen[0]))
     return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
 
 

@@ -9,9 +9,7 @@ from bringup.edge.docker import ContainerState, Engine, EngineFacts
 from bringup.edge.gpu import GpuState
 from bringup.edge.host import HostInfo, Memory
 from bringup.errors import BringupError
-from bringup.plan import Plan
-
-SERVICE = "server"  # the service of compose.yaml that listens on the port
+from bringup.plan import SERVICE, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +100,11 @@ def _own_container(plan: Plan, engine: Engine, facts: EngineFacts) -> ContainerS
 def can_reserve_gpu(engine: EngineFacts) -> bool:
     """Whether the engine has a way to give a container a GPU."""
     return "nvidia" in engine.runtimes or bool(engine.gpu_devices)
+
+
+def needs_cdi(engine: EngineFacts) -> bool:
+    """Whether CDI is the engine's only way; compose names the way in its file."""
+    return "nvidia" not in engine.runtimes and bool(engine.gpu_devices)
 
 
 def choose_flavour(asked: str, engine: EngineFacts, gpu: GpuState) -> tuple[str, str]:

@@ -10,9 +10,7 @@ from typing import Any
 from bringup.edge import process
 from bringup.edge.docker import ContainerState, Engine
 from bringup.errors import NeverReady, TargetUnavailable, UsageError
-from bringup.plan import Plan
-
-SERVICE = "server"
+from bringup.plan import SERVICE, Plan
 
 
 def project_root() -> Path:

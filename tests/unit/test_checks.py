@@ -15,7 +15,6 @@ import pytest
 from bringup import checks
 from bringup.catalog import VLLM_VERSION, Model
 from bringup.checks import engine as engine_checks
-from bringup.checks import facts as facts_module
 from bringup.checks import host as host_checks
 from bringup.checks.engine import version
 from bringup.checks.facts import HostFacts, ImageFacts, can_reserve_gpu, choose_flavour, gather, gather_engine_gpu
@@ -27,7 +26,6 @@ from bringup.errors import EvidenceMissing, TargetUnavailable
 from bringup.plan import Plan, make_plan
 from bringup.records import CheckRecord, Status
 from bringup.settings import Settings
-from bringup.targets import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -461,10 +459,6 @@ def test_the_labels_are_those_that_the_build_writes() -> None:
     written = dict(re.findall(r'^\s*"(dev\.bringup\.[\w.-]+)"\s*=\s*(\S+)', bake, re.MULTILINE))
     assert {engine_checks.LABEL_FLAVOUR, engine_checks.LABEL_MODEL, engine_checks.LABEL_VLLM} <= written.keys()
     assert written[engine_checks.LABEL_VLLM] == f'"{VLLM_VERSION}"'
-
-
-def test_the_service_is_the_one_that_the_target_starts() -> None:
-    assert facts_module.SERVICE == compose.SERVICE
 
 
 def test_needs_are_known_for_every_flavour() -> None:
