@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import itertools
 
 import pytest
@@ -37,15 +39,15 @@ def test_the_reason_is_the_one_of_the_case(hub: str | None, wheel: bool, says: s
 
 
 def test_look_asks_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard.importlib.metadata, "version", lambda name: f"version of {name}")
-    monkeypatch.setattr(guard.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"version of {name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert guard.look() == ("version of huggingface_hub", False)
 
 
 def test_look_without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise guard.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(guard.importlib.metadata, "version", missing)
-    monkeypatch.setattr(guard.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     assert guard.look() == (None, True)

@@ -1,0 +1,247 @@
+"""The entry point up to the moment vLLM would be started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from bringup.errors import UsageError, WeightsDiffer
+from bringup.inside import __main__ as entry
+from bringup.inside import guard, start
+from bringup.inside.start import Baked, Launch
+
+LOG = logging.getLogger("test.inside")
+ANYWHERE = "0.0.0.0"  # noqa: S104 - told to the entry point, never bound
+
+
+@pytest.fixture
+def baked(tmp_path: Path) -> Baked:
+    content = b'{"a": 1}'
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_bytes(content)
+    file = {"path": "config.json", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    model = {"source": "local:x", "license": "Apache-2.0", "files": [file]}
+    (tmp_path / "lock").write_text(json.dumps({"schema": 1, "models": {"tiny": model, "other": model}}))
+    return Baked(tmp_path / "models", tmp_path / "lock")
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "look", lambda: ("2.4.0", True))
+
+
+def prepare(baked: Baked, extra: tuple[str, ...] = (), **environ: str) -> Launch:
+    return start.prepare({"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", **environ}, extra, baked, LOG)
+
+
+def test_the_command(baked: Baked) -> None:
+    launch = prepare(baked, ("--seed", "1"), BRINGUP_MAX_MODEL_LEN="64", BRINGUP_VLLM_ARGS="--max-num-seqs 4")
+    assert launch.argv[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+    assert launch.argv[launch.argv.index("--max-model-len") + 1] == "64"
+    assert launch.argv[-4:] == ("--max-num-seqs", "4", "--seed", "1")
+
+
+def test_the_environment_is_passed_on_with_cpu_defaults(baked: Baked) -> None:
+    environment = prepare(baked, VLLM_X="1").environment
+    assert (environment["VLLM_X"], environment["VLLM_CPU_KVCACHE_SPACE"]) == ("1", "1")
+    assert environment["USER"] == "bringup"
+    assert "VLLM_API_KEY" not in environment
+
+
+def test_cpu_defaults_give_way(baked: Baked) -> None:
+    assert prepare(baked, VLLM_CPU_KVCACHE_SPACE="3").environment["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    given = prepare(baked, ("--kv_cache_memory_bytes=1000000000",)).environment
+    assert "VLLM_CPU_KVCACHE_SPACE" not in given
+    gpu = prepare(baked, BRINGUP_FLAVOUR="gpu")
+    assert "VLLM_CPU_KVCACHE_SPACE" not in gpu.environment
+    assert "--enforce-eager" not in gpu.argv
+
+
+@pytest.mark.parametrize("bind", [ANYWHERE, "::", "10.1.2.3"])
+@pytest.mark.parametrize("key_file", ["", "/dev/null", "empty"])
+def test_public_without_a_key_is_refused(baked: Baked, tmp_path: Path, bind: str, key_file: str) -> None:
+    if key_file == "empty":
+        (tmp_path / "empty").write_text(" \n")
+        key_file = str(tmp_path / "empty")
+    with pytest.raises(UsageError) as e:
+        prepare(baked, BRINGUP_BIND=bind, BRINGUP_API_KEY_FILE=key_file)
+    assert bind in e.value.message
+    assert "BRINGUP_API_KEY_FILE" in e.value.hint
+
+
+def test_public_with_a_key_is_not_refused(baked: Baked, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret-1\n")
+    launch = prepare(baked, BRINGUP_BIND=ANYWHERE, BRINGUP_API_KEY_FILE=str(tmp_path / "key"), VLLM_API_KEY="old")
+    assert launch.environment["VLLM_API_KEY"] == "secret-1"
+    assert not any("secret-1" in a for a in launch.argv)
+    assert prepare(baked, BRINGUP_BIND=ANYWHERE, VLLM_API_KEY="k").environment["VLLM_API_KEY"] == "k"
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "::1", "localhost", ""])
+def test_loopback_needs_no_key(baked: Baked, bind: str) -> None:
+    assert "VLLM_API_KEY" not in prepare(baked, BRINGUP_BIND=bind).environment
+
+
+def test_the_key_is_not_logged(baked: Baked, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        prepare(baked, VLLM_API_KEY="secret-2")
+    assert "VLLM_API_KEY=(set)" in caplog.text
+    assert "secret-2" not in caplog.text
+
+
+@pytest.mark.parametrize("made", ["missing", "directory", "two words", "latin", "long"])
+def test_a_key_that_cannot_be_used(tmp_path: Path, made: str) -> None:
+    file = tmp_path / "key"
+    if made == "directory":
+        file.mkdir()
+    elif made != "missing":
+        file.write_bytes({"two words": b"a b\n", "latin": b"\xfcber", "long": b"x" * 5000}[made])
+    with pytest.raises(UsageError, match="API key") as e:
+        start.read_key(file, "")
+    assert e.value.hint
+
+
+@pytest.mark.parametrize("arg", ["--api-key", "--api-key=x", "--api_key", "--api_key=x"])
+def test_a_key_in_argv_is_refused(baked: Baked, arg: str) -> None:
+    with pytest.raises(UsageError, match="--api-key"):
+        prepare(baked, (arg,))
+    with pytest.raises(UsageError, match="--api-key"):
+        prepare(baked, BRINGUP_VLLM_ARGS=arg)
+
+
+@pytest.mark.parametrize("flavour", ["", "CPU", "tpu"])
+def test_a_flavour_is_needed(baked: Baked, flavour: str) -> None:
+    with pytest.raises(UsageError, match="BRINGUP_FLAVOUR"):
+        prepare(baked, BRINGUP_FLAVOUR=flavour)
+
+
+def test_a_setting_that_cannot_be_used_is_named(baked: Baked) -> None:
+    with pytest.raises(UsageError, match="BRINGUP_MAX_MODEL_LEN"):
+        prepare(baked, BRINGUP_MAX_MODEL_LEN="many")
+
+
+def test_a_model_that_the_image_does_not_hold(baked: Baked) -> None:
+    with pytest.raises(UsageError, match=r"'other'; it holds: tiny"):
+        prepare(baked, BRINGUP_MODEL="other")
+    (baked.models / "stray").mkdir()
+    with pytest.raises(UsageError, match="does not pin 'stray'"):
+        prepare(baked, BRINGUP_MODEL="stray")
+
+
+def test_the_only_model_is_the_default(baked: Baked) -> None:
+    launch = start.prepare({"BRINGUP_FLAVOUR": "cpu"}, (), baked, LOG)
+    assert launch.argv[launch.argv.index("--model") + 1].endswith("/tiny")
+
+
+@pytest.mark.parametrize("change", ["content", "extra", "missing"])
+def test_other_weights_are_refused(baked: Baked, change: str) -> None:
+    directory = baked.models / "tiny"
+    if change == "content":
+        (directory / "config.json").write_bytes(b'{"a": 2}')
+    elif change == "extra":
+        (directory / "x.json").touch()
+    else:
+        (directory / "config.json").unlink()
+    with pytest.raises(WeightsDiffer) as e:
+        prepare(baked)
+    assert e.value.exit_code == 5
+    assert e.value.detail
+
+
+def test_the_weights_line(baked: Baked, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        prepare(baked)
+    line = next(r for r in caplog.records if str(r.msg).startswith("weights of %s are as locked"))
+    name, files, size, seconds, digest = line.args  # type: ignore[misc]
+    assert (name, files, size, len(str(digest))) == ("tiny", 1, 8, 64)
+    assert isinstance(seconds, float)
+
+
+def test_the_guard_acts(baked: Baked) -> None:
+    assert guard.VARIABLE not in prepare(baked, HF_HUB_ENABLE_HF_TRANSFER="1").environment
+    assert prepare(baked, HF_HUB_ENABLE_HF_TRANSFER="0").environment[guard.VARIABLE] == "0"
+
+
+def test_log_records_are_configured(tmp_path: Path) -> None:
+    launch = start.configure_logging(Launch(("a",), {}), tmp_path / "server.jsonl", LOG)
+    config = json.loads(Path(launch.environment["VLLM_LOGGING_CONFIG_PATH"]).read_text())
+    assert config["handlers"]["jsonl"]["path"] == str(tmp_path / "server.jsonl")
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        Launch(("a",), {"VLLM_LOGGING_CONFIG_PATH": "/mine"}),
+        Launch(("a",), {"VLLM_CONFIGURE_LOGGING": "0"}),
+        Launch(("a", "--log-config-file=/mine"), {}),
+        Launch(("a", "--logging-config.formatter", "json"), {}),
+    ],
+)
+def test_the_users_logging_is_left_alone(tmp_path: Path, launch: Launch, caplog: pytest.LogCaptureFixture) -> None:
+    assert start.configure_logging(launch, tmp_path / "server.jsonl", LOG) == launch
+    assert "is yours" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_main(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], **environ: str
+) -> tuple[int, list[Launch]]:
+    started: list[Launch] = []
+
+    def supervise(argv: tuple[str, ...], environment: dict[str, str], log: logging.Logger) -> int:
+        log.info("here")
+        started.append(Launch(argv, environment))
+        return 6
+
+    monkeypatch.setattr(entry, "Baked", lambda: baked)
+    monkeypatch.setattr(entry, "supervise", supervise)
+    environ = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_STATE_DIR": str(tmp_path / "s"), **environ}
+    return entry.main(args, environ), started
+
+
+def test_main_serves(baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, started = run_main(baked, tmp_path, monkeypatch, ["--seed", "3"])
+    assert code == 6
+    assert started[0].argv[-2:] == ("--seed", "3")
+    entries = [json.loads(line) for line in (tmp_path / "s/run/server.jsonl").read_text().splitlines()]
+    assert {e["logger"] for e in entries} == {"bringup.inside"}
+    assert entries[-1]["msg"] == "here"
+
+
+def test_main_refuses_in_one_line(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(baked, tmp_path, monkeypatch, [], BRINGUP_BIND=ANYWHERE) == (2, [])
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith(f"bringup: the port is published on {ANYWHERE}")
+    assert json.loads((tmp_path / "s/run/server.jsonl").read_text())["level"] == "ERROR"
+
+
+def test_main_lists_what_differs(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (baked.models / "tiny" / "one.json").touch()
+    (baked.models / "tiny" / "two.json").touch()
+    assert run_main(baked, tmp_path, monkeypatch, [])[0] == 5
+    err = capsys.readouterr().err
+    assert "bringup:   not in the lock: one.json\nbringup:   not in the lock: two.json\n" in err
+
+
+def test_check_only_looks(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(baked, tmp_path, monkeypatch, ["--check", "--seed", "3"]) == (0, [])
+    assert json.loads(capsys.readouterr().out)[-2:] == ["--seed", "3"]
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_message_is_one_line() -> None:
+    made = logging.LogRecord("x", logging.INFO, "f", 1, "a\nb %s", ("c\nd",), None)
+    assert entry.OneLine().format(made) == "bringup: a b c d"
