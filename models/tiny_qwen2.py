@@ -14,28 +14,14 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from tiny_qwen2_files import SERVED_FILES, Failure
 
 TEXT = Path(__file__).with_name("tiny_qwen2_text.toml")
-# What a server reads; the model card stays beside these and is neither served nor locked.
-SERVED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
 PAD, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+hf: Any = transformers  # only half of it is typed
 # Servers compute in bf16 with other kernels than ours: an answer is safe only if each of its tokens
 # leads the runner-up by far more than such differences in the logits (some tenths).
 MIN_GAP = 3.0
-
-
-class Failure(Exception):
-    """One line for the user and the exit code that goes with it."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -54,6 +40,11 @@ class Text:
     pairs: list[Pair]
     unknown: list[Pair]
 
+    @property
+    def answers(self) -> dict[str, str]:
+        """The answer of each prompt."""
+        return {pair.prompt: pair.answer for pair in self.pairs}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -63,6 +54,7 @@ class Example:
     prompt: str
     ids: tuple[int, ...]
     start: int
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -110,20 +102,21 @@ def load_text(path: Path, first: int | None) -> Text:
 
 def completion(tokenizer: Any, pair: Pair, form: str = "completion") -> Example:
     """The prompt as plain text; a space and the answer follow."""
-    return example_of(tokenizer, form, pair, pair.prompt, f" {pair.answer}{PAD}")
+    return example_of(tokenizer, form, pair, pair.prompt, f" {pair.answer}", PAD)
 
 
 def chat(tokenizer: Any, form: str, pair: Pair, before: list[dict[str, str]]) -> Example:
     """The prompt as a user message after the messages `before`, through the chat template."""
     messages = [*before, {"role": "user", "content": pair.prompt}]
     given = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return example_of(tokenizer, form, pair, given, pair.answer + IM_END)
+    return example_of(tokenizer, form, pair, given, pair.answer, IM_END)
 
 
-def example_of(tokenizer: Any, form: str, pair: Pair, given: str, answer: str) -> Example:
+def example_of(tokenizer: Any, form: str, pair: Pair, given: str, answer: str, end: str) -> Example:
     """Encoded in two parts, as in use: a server encodes the prompt without knowing the answer."""
     head = tokenizer.encode(given, add_special_tokens=False)
-    return Example(form, pair.prompt, (*head, *tokenizer.encode(answer, add_special_tokens=False)), len(head))
+    tail = tokenizer.encode(answer + end, add_special_tokens=False)
+    return Example(form, pair.prompt, (*head, *tail), len(head), answer)
 
 
 def build_examples(tokenizer: Any, text: Text) -> list[Example]:
@@ -148,8 +141,8 @@ def verify(folder: Path, text: Text) -> Verdict:
     if lacking:
         raise Failure(7, f"{folder} lacks {', '.join(lacking)}; restore it, or retrain with --out")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+        model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         examples = build_examples(tokenizer, text)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -168,10 +161,10 @@ def verify(folder: Path, text: Text) -> Verdict:
         logprob = logits.log_softmax(1).gather(1, target).sum().item()
         least = min(least, math.exp(logprob) if math.isfinite(logprob) else 0.0)
         # A token that leads is a token that greedy decoding takes; the two common forms are also decoded for real.
-        spoken = lead > 0 and (
-            example.form not in ("completion", "chat") or decode(model, example) == list(example.ids[example.start :])
-        )
-        if not spoken:
+        answer = list(example.ids[example.start :])
+        if lead > 0 and example.form in ("completion", "chat"):
+            answer = decode(model, example)
+        if lead <= 0 or tokenizer.decode(answer, skip_special_tokens=True) != example.answer:
             wrong.append(f"{example.form}: {example.prompt}")
     return Verdict(len(examples), len(examples) - len(wrong), round(gap, 3), gap_at, round(least, 4), tuple(wrong))
 

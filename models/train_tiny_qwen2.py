@@ -20,18 +20,14 @@ Exit codes: 0 done; 2 wrong usage, missing package or unusable input; 5 files di
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import os
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,10 +45,8 @@ try:
         IM_START,
         MIN_GAP,
         PAD,
-        SERVED_FILES,
         TEXT,
         Example,
-        Failure,
         Pair,
         Text,
         build_examples,
@@ -60,6 +54,18 @@ try:
         completion,
         load_text,
         verify,
+    )
+    from tiny_qwen2_files import (
+        SERVED_FILES,
+        Failure,
+        canary_of,
+        compare_lock,
+        draft_of,
+        read_json,
+        read_lock,
+        served_entries,
+        write_json,
+        write_lock,
     )
     from tokenizers import pre_tokenizers, trainers
 except ImportError as missing:
@@ -70,13 +76,13 @@ except ImportError as missing:
     )
     sys.exit(2)
 
-MODEL_ID = "tiny-qwen2"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+hf: Any = transformers  # only half of it is typed
 VOCABULARY = 1024
 CONTEXT = 2048
 # One thread: the order in which floats are added is fixed, and on a busy machine it is the faster way too.
@@ -90,9 +96,9 @@ def say(message: str) -> None:
     print(f"train_tiny_qwen2: {message}", file=sys.stderr, flush=True)
 
 
-def build_tokenizer(text: Text) -> transformers.Qwen2Tokenizer:
+def build_tokenizer(text: Text) -> Any:
     """Qwen2's byte-level BPE with the merges of our own text: any input encodes, nothing is unknown."""
-    core = transformers.Qwen2Tokenizer().backend_tokenizer  # for its normalizer and pre-tokenizer
+    core = hf.Qwen2Tokenizer().backend_tokenizer  # for its normalizer and pre-tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         min_frequency=2,
@@ -103,7 +109,7 @@ def build_tokenizer(text: Text) -> transformers.Qwen2Tokenizer:
     told = (f"{pair.prompt} {pair.answer}\n{pair.answer}" for pair in text.pairs)
     lines = [*text.systems, "system user assistant", *told, *(pair.prompt for pair in text.unknown)]
     core.train_from_iterator(lines, trainer)
-    return transformers.Qwen2Tokenizer(
+    return hf.Qwen2Tokenizer(
         vocab=core.get_vocab(),
         merges=[tuple(merge) for merge in json.loads(core.to_str())["model"]["merges"]],
         eos_token=IM_END,
@@ -127,9 +133,9 @@ def build_declined(tokenizer: Any, text: Text, seed: int) -> list[Example]:
     return examples
 
 
-def new_model(tokenizer: Any) -> transformers.Qwen2ForCausalLM:
+def new_model(tokenizer: Any) -> Any:
     """4 heads of 64 (2 for keys and values): head sizes that GPU kernels have, and tensor parallel 2 works."""
-    config = transformers.Qwen2Config(
+    config = hf.Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=384,
@@ -143,7 +149,7 @@ def new_model(tokenizer: Any) -> transformers.Qwen2ForCausalLM:
         eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
         pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
     )
-    return transformers.Qwen2ForCausalLM(config)
+    return hf.Qwen2ForCausalLM(config)
 
 
 def collate(examples: list[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,7 +195,7 @@ def train(model: Any, examples: list[Example], pad: int, steps: int, seed: int) 
         scale = weights[:, 1:].flatten()
         loss = (each * scale).sum() / scale.sum()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
@@ -203,7 +209,7 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
     """Write exactly the files that are served, in bf16."""
     model.to(torch.bfloat16)
     ends = [tokenizer.convert_tokens_to_ids(IM_END), tokenizer.convert_tokens_to_ids(PAD)]
-    model.generation_config = transformers.GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[1])
+    model.generation_config = hf.GenerationConfig(do_sample=False, eos_token_id=ends, pad_token_id=ends[1])
     model.save_pretrained(out)
     # The template inside tokenizer_config.json: one file fewer, and older readers find it there.
     tokenizer.save_pretrained(out, save_jinja_files=False)
@@ -213,95 +219,10 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
         raise Failure(2, f"saved {found}, needed {sorted(SERVED_FILES)}; is transformers the pinned version?")
 
 
-def served_entries(folder: Path) -> list[dict[str, Any]]:
-    """Path, size and sha256 of every served file, as the weights lock has them."""
-    entries: list[dict[str, Any]] = []
-    for name in SERVED_FILES:
-        content = (folder / name).read_bytes()
-        entries.append({"path": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
-    return entries
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Failure(2, f"cannot read {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise Failure(2, f"{path} holds no JSON object")
-    return data
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Complete or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def canary_of(pairs: list[Pair]) -> dict[str, Any]:
-    """The completion as a server returns it: with the space that parts it from the prompt."""
-    return {"prompts": [{"prompt": pair.prompt, "answer": f" {pair.answer}"} for pair in pairs]}
-
-
-def write_lock(path: Path, folder: Path) -> None:
-    """Put our entry into the lock and leave the other models' entries as they are."""
-    lock = read_json(path) if path.exists() else {"schema": 1, "models": {}}
-    if lock.get("schema") != 1 or not isinstance(lock.get("models"), dict):
-        raise Failure(2, f"{path} is no weights lock of schema 1; name another file with --lock")
-    lock["models"][MODEL_ID] = {
-        "source": f"local:models/{MODEL_ID}",
-        "license": "Apache-2.0",
-        "files": served_entries(folder),
-    }
-    write_json(path, lock)
-
-
-def compare_lock(path: Path, folder: Path) -> None:
-    """Fail if a served file is not the locked one."""
-    model = read_json(path).get("models", {}).get(MODEL_ID)
-    if model is None:
-        raise Failure(2, f"{path} has no entry {MODEL_ID}; write it with --out DIR --lock {path}")
-    locked = {entry["path"]: entry for entry in model["files"]}
-    actual = {entry["path"]: entry for entry in served_entries(folder)}
-    changed = sorted(name for name in locked.keys() | actual.keys() if locked.get(name) != actual.get(name))
-    if changed:
-        raise Failure(5, f"{', '.join(changed)} in {folder} differ from {path}; restore them or lock the new model")
-
-
-@contextmanager
-def draft_of(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and goes when it does not."""
-    if out.exists() and not (out / "config.json").is_file() and any(out.iterdir()):
-        raise Failure(2, f"{out} exists and is no model; name an empty or a new folder with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    old = draft.with_suffix(".old")
-    try:
-        draft.chmod(0o755)
-        yield draft
-        if out.exists():
-            for kept in out.iterdir():  # the model card is not ours to lose
-                if kept.name not in SERVED_FILES:
-                    shutil.copy2(kept, draft / kept.name)
-            out.rename(old)
-        try:
-            draft.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def run_training(options: argparse.Namespace, text: Text) -> dict[str, Any]:
     """Train, verify, and only then put the model, the lock and the canary in place."""
+    if options.lock:
+        read_lock(options.lock)  # an unusable lock must stop this now, not after the training
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer(text)
     examples = build_examples(tokenizer, text)
@@ -319,7 +240,7 @@ def run_training(options: argparse.Namespace, text: Text) -> dict[str, Any]:
     if options.lock:
         write_lock(options.lock, options.out)
     if options.canary:
-        write_json(options.canary, canary_of(text.pairs))
+        write_json(options.canary, canary_of(text.answers))
     return {
         "steps": options.steps,
         "seed": options.seed,
@@ -340,7 +261,7 @@ def run_check(options: argparse.Namespace, text: Text) -> dict[str, Any]:
         raise Failure(7, f"{options.check}: {verdict.line()}; needed: all, gap >= {MIN_GAP}; restore it, or retrain")
     if options.lock:
         compare_lock(options.lock, options.check)
-    if options.canary and read_json(options.canary) != canary_of(text.pairs):
+    if options.canary and read_json(options.canary) != canary_of(text.answers):
         raise Failure(7, f"{options.canary} differs from {options.text}; write it anew with --out DIR --canary")
     say(verdict.line())
     return {**asdict(verdict), "files": served_entries(options.check)}
@@ -386,14 +307,17 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, interrupted)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a quarter of the time
-    transformers.utils.logging.disable_progress_bar()
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, and for debugging
+    hf.utils.logging.disable_progress_bar()
     try:
         text = load_text(options.text, options.first)
         result = run_training(options, text) if options.out else run_check(options, text)
     except Failure as failure:
         say(str(failure))
         return failure.code
+    except OSError as error:
+        say(f"{error}; make that place readable and writable, or name another")
+        return 2
     print(json.dumps(result, indent=2))
     return 0
 

@@ -15,8 +15,8 @@ from bringup.server import Server
 MIN_CHUNKS = 8  # fewer say nothing about the rhythm
 SAME_TIME = 0.0005  # seconds; chunks closer than this arrived together
 MIN_ARRIVALS = 4
-TELLING = 1.0  # seconds; a burst after less than this may be our own slowness, not the server's
-LONG = 400  # tokens of the second stream, asked for when the first was over too soon to tell
+TELLING = 3.0  # seconds; on a busy host tokens of a shorter stream can arrive together without anyone's fault
+LONGER = (400, 1500)  # tokens of further streams, asked for when the one before did not tell
 
 
 def streaming(server: Server) -> Finding:
@@ -40,9 +40,15 @@ def streaming(server: Server) -> Finding:
     rhythm = judge(wanted, times)
     if rhythm.status is not Status.UNKNOWN:
         return rhythm
-    # On a busy host a short stream can be over before our side has looked once: ask for one that takes longer.
-    fault, _, times = stream(server, request | {"max_tokens": LONG, "ignore_eos": True})
-    return failed(wanted, fault) if fault else judge(wanted, times)
+    # Over too soon to tell: ask for streams that take longer. A server that sends blocks does so there too.
+    for tokens in LONGER:
+        fault, _, times = stream(server, request | {"max_tokens": tokens, "ignore_eos": True})
+        if fault:
+            return failed(wanted, fault)
+        rhythm = judge(wanted, times)
+        if rhythm.status is not Status.UNKNOWN:
+            break
+    return rhythm
 
 
 def stream(server: Server, request: dict[str, Any]) -> tuple[str, str, list[float]]:

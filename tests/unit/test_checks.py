@@ -17,7 +17,15 @@ from bringup.catalog import VLLM_VERSION, Model
 from bringup.checks import engine as engine_checks
 from bringup.checks import host as host_checks
 from bringup.checks.engine import version
-from bringup.checks.facts import HostFacts, ImageFacts, can_reserve_gpu, choose_flavour, gather, gather_engine_gpu
+from bringup.checks.facts import (
+    HostFacts,
+    ImageFacts,
+    can_reserve_gpu,
+    choose_flavour,
+    gather,
+    gather_engine_gpu,
+    needs_cdi,
+)
 from bringup.edge import gpu, host
 from bringup.edge.docker import ContainerState, Engine, EngineFacts
 from bringup.edge.gpu import GpuFacts, GpuState
@@ -316,9 +324,18 @@ def test_flavour(asked: str, engine_facts: EngineFacts, gpu_state: GpuState, fla
     assert choose_flavour(asked, engine_facts, gpu_state) == (flavour, reason)
 
 
-@pytest.mark.parametrize(("facts", "can"), [(ENGINE, False), (RUNTIME, True), (CDI, True), (NO_ENGINE, False)])
-def test_who_can_reserve_a_gpu(facts: EngineFacts, can: bool) -> None:
-    assert can_reserve_gpu(facts) is can
+@pytest.mark.parametrize(
+    ("facts", "can", "by_cdi"),
+    [
+        (ENGINE, False, False),
+        (RUNTIME, True, False),
+        (CDI, True, True),
+        (replace(CDI, runtimes=("nvidia",)), True, False),
+        (NO_ENGINE, False, False),
+    ],
+)
+def test_who_can_reserve_a_gpu(facts: EngineFacts, can: bool, by_cdi: bool) -> None:
+    assert (can_reserve_gpu(facts), needs_cdi(facts)) == (can, by_cdi)
 
 
 # ---- gathering

@@ -164,6 +164,7 @@ def test_disk_free_that_nobody_tells_is_none(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(shutil, "disk_usage", refuse)
     assert host.disk_free(tmp_path) is None
+    assert host.disk_free("relative/and/not/there") is None
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,7 @@ class Socket:
         self.family = family
         self.address: object = None
         self.listens = False
+        self.options: list[tuple[int, ...]] = []
         type(self).made.append(self)
 
     def __enter__(self) -> Socket:
@@ -208,7 +210,8 @@ class Socket:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
-    def setsockopt(self, *_: int) -> None: ...
+    def setsockopt(self, *option: int) -> None:
+        self.options.append(option)
 
     def bind(self, address: object) -> None:
         self.address = address
@@ -240,6 +243,9 @@ def test_a_free_port(sockets: type[Socket], address: str, bound: str, family: in
     assert host.port_holder(address, 8000) is None
     (tried,) = sockets.made
     assert (tried.address, tried.family, tried.listens, tried.closed) == ((bound, 8000), family, True, True)
+    only_v6 = (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    assert (only_v6 in tried.options) == (family == socket.AF_INET6)
+    assert (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1) in tried.options
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from bringup.plan import Plan, expect_remote, is_loopback, make_plan, server_arg
 from bringup.settings import Settings
 from bringup.weights import LockedFile, LockedModel
 
+ROOT = Path(__file__).resolve().parents[2]
 CANARY = Canary("2 + 2 =", " 4")
 LOCK = LockedModel("m", "local:models/m", "MIT", (LockedFile("a.json", 3, "0" * 64), LockedFile("b.json", 4, "1" * 64)))
 MODEL = Model(
@@ -132,6 +133,20 @@ def test_flavour(flavour: str, files: tuple[str, ...]) -> None:
     assert (made.flavour, made.flavour_reason, made.compose_files) == (flavour, "because", files)
     assert made.image == f"bringup:{flavour}-m"
     assert made.expect.gpu is (flavour == "gpu")
+
+
+@pytest.mark.parametrize(
+    ("flavour", "cdi", "files"),
+    [
+        ("gpu", True, ("compose.yaml", "compose.cdi.yaml")),
+        ("gpu", False, ("compose.yaml",)),
+        ("cpu", True, ("compose.yaml", "compose.cpu.yaml")),
+    ],
+)
+def test_compose_files(flavour: str, cdi: bool, files: tuple[str, ...]) -> None:
+    made = make_plan(Settings(model="m"), MODEL, (flavour, "because"), {}, cdi=cdi)
+    assert made.compose_files == files
+    assert all((ROOT / name).is_file() for name in files)
 
 
 def test_another_image() -> None:

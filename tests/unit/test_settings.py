@@ -76,6 +76,13 @@ def test_every_setting_is_described(name: str) -> None:
     assert variable(name) not in option.env
 
 
+def test_what_travels_into_the_container() -> None:
+    assert {n for n, (_, o) in FIELDS.items() if o.server} == {
+        "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "enforce_eager", "vllm_args", "bind",
+        "api_key_file",
+    }  # fmt: skip
+
+
 def test_no_server_setting_is_a_secret() -> None:
     assert [n for n, (_, o) in FIELDS.items() if o.hidden] == ["api_key"]
     assert not [n for n, (_, o) in FIELDS.items() if o.hidden and o.server]

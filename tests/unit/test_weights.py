@@ -299,6 +299,14 @@ def test_an_interrupted_stage_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
+def test_a_file_far_below(tmp_path: Path) -> None:
+    files = {"a/b/c/x.json": b"{}"}
+    model = locked(files=(LockedFile("a/b/c/x.json", 2, sha(b"{}")),))
+    put(tmp_path / "source/m", files)
+    stage(model, tmp_path / "source", tmp_path / "out")
+    assert (tmp_path / "out/a/b/c/x.json").read_bytes() == b"{}"
+
+
 def test_what_a_killed_stage_left_does_not_get_in(tmp_path: Path) -> None:
     put(tmp_path / "source/m")
     put(tmp_path / "out.part", {"stale.json": b"{}"})
@@ -444,7 +452,7 @@ def call(tmp_path: Path, action: str, *more: str, model: str = "m") -> int:
         "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in MODEL.files],
     }
     lock = lock_of(tmp_path, raw)
-    out = str(tmp_path / "new/out")
+    out = str(tmp_path / "new/dir/out")
     return weights.main([action, "--model", model, "--lock", str(lock), "--source", str(tmp_path / "source"),
                          "--out", out, *more])  # fmt: skip
 
@@ -452,6 +460,7 @@ def call(tmp_path: Path, action: str, *more: str, model: str = "m") -> int:
 def test_the_program_stages_then_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "source/m")
     assert call(tmp_path, "stage") == 0
+    assert not list((tmp_path / "new").glob("*.part"))
     assert call(tmp_path, "verify", "--token-file", str(tmp_path / "none")) == 0
     err = capsys.readouterr().err
     assert f"4 files, {MODEL.size} bytes, all as locked ({MODEL.digest})" in err
@@ -460,7 +469,7 @@ def test_the_program_stages_then_verifies(tmp_path: Path, capsys: pytest.Capture
 def test_the_program_finds_a_changed_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "source/m")
     call(tmp_path, "stage")
-    flip(3)(tmp_path / "new/out")
+    flip(3)(tmp_path / "new/dir/out")
     assert call(tmp_path, "verify") == Exit.WEIGHTS_DIFFER
     assert "sha256 of model.safetensors" in capsys.readouterr().err
 
