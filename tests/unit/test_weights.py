@@ -460,7 +460,7 @@ def call(tmp_path: Path, action: str, *more: str, model: str = "m") -> int:
 def test_the_program_stages_then_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path / "source/m")
     assert call(tmp_path, "stage") == 0
-    assert not list((tmp_path / "new").glob("*.part"))
+    assert not list((tmp_path / "new").rglob("*.part"))
     assert call(tmp_path, "verify", "--token-file", str(tmp_path / "none")) == 0
     err = capsys.readouterr().err
     assert f"4 files, {MODEL.size} bytes, all as locked ({MODEL.digest})" in err
