@@ -1,0 +1,163 @@
+"""The image and the compose files by themselves, as somebody without `bringup` uses them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from bringup import catalog
+from tests.integration.support import (
+    LABEL,
+    MODEL,
+    ROOT,
+    SESSION,
+    bringup,
+    environment,
+    free_port,
+    leftovers,
+    statuses,
+)
+
+pytestmark = pytest.mark.integration
+
+START = 400.0  # seconds; a busy machine with two cores needs most of it
+
+
+def wait_for_answer(url: str, seconds: float = START) -> float:
+    """Seconds until /health answers 200."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        try:
+            if requests.get(f"{url}/health", timeout=2).status_code == 200:
+                return time.monotonic() - started
+        except requests.RequestException:
+            time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer after {seconds} s")
+
+
+def ask(url: str, prompt: str) -> str:
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": 96, "temperature": 0}
+    answer = requests.post(f"{url}/v1/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
+
+
+def plain(image: str) -> DockerContainer:
+    """The image as `docker run` has it, with the label that the reaper looks for."""
+    return DockerContainer(image).with_kwargs(labels={LABEL: SESSION})
+
+
+def test_the_image_serves_read_only_and_as_any_user(image: str) -> None:
+    container = DockerContainer(image, ports=[8000]).with_kwargs(
+        labels={LABEL: SESSION},
+        user="4711:0",
+        read_only=True,
+        tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges:true"],
+        shm_size="1g",
+    )
+    with container:
+        url = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8000)}"
+        wait_for_answer(url)
+        for canary in catalog.load()[MODEL].canaries[:3]:
+            assert ask(url, canary.prompt).strip() == canary.answer.strip()
+        raw = container.get_wrapped_container()
+        assert {row[0] for row in raw.top(ps_args="-eo uid,args")["Processes"]} == {"4711"}
+        code, _ = raw.exec_run(["touch", "/opt/bringup/x"])
+        assert code != 0
+        started = time.monotonic()
+        raw.stop(timeout=20)  # the signal arrives: nobody waits for the kill
+        assert time.monotonic() - started < 15
+        raw.reload()
+        assert raw.attrs["State"]["ExitCode"] != 137
+
+
+def test_changed_weights_are_refused(image: str, tmp_path: Path) -> None:
+    """One bit of the weights, the size unchanged."""
+    changed = tmp_path / "model.safetensors"
+    shutil.copy(ROOT / "models" / MODEL / "model.safetensors", changed)
+    data = bytearray(changed.read_bytes())
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    changed.chmod(0o644)
+    container = plain(image).with_volume_mapping(str(changed), f"/opt/bringup/models/{MODEL}/model.safetensors", "ro")
+    with container:
+        raw = container.get_wrapped_container()
+        assert raw.wait(timeout=60)["StatusCode"] == 5
+        said = raw.logs().decode()
+    assert "model.safetensors" in said
+    assert hashlib.sha256(data).hexdigest() in said
+    assert "starting vLLM" not in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"BRINGUP_MODEL": "nope"}, "does not hold the model 'nope'"),
+        ({"BRINGUP_MAX_MODEL_LEN": "many"}, "BRINGUP_MAX_MODEL_LEN: 'many' is not a number"),
+        ({"BRINGUP_BIND": "0.0.0.0"}, "not loopback, and no API key is set"),  # noqa: S104
+        ({"BRINGUP_VLLM_ARGS": "--api-key abc"}, "--api-key is among the vLLM arguments"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_line(image: str, variables: dict[str, str], words: str) -> None:
+    with plain(image).with_envs(**variables) as container:
+        raw = container.get_wrapped_container()
+        assert raw.wait(timeout=60)["StatusCode"] == 2
+        said = raw.logs().decode()
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_a_foreign_variable_does_not_stop_the_entry_point(image: str) -> None:
+    """Container hosts set HF_HUB_ENABLE_HF_TRANSFER for everybody."""
+    container = plain(image).with_env("HF_HUB_ENABLE_HF_TRANSFER", "1")
+    with container.waiting_for(LogMessageWaitStrategy("starting vLLM").with_startup_timeout(60)):
+        assert "hf_transfer" in container.get_wrapped_container().logs().decode()
+
+
+PROJECT = f"{SESSION}-byhand"
+
+
+@pytest.fixture(scope="module")
+def by_hand(engine: docker.DockerClient, image: str) -> Iterator[str]:
+    """`docker compose up` as the README has it, on a free port."""
+    port = free_port()
+    compose = ["docker", "compose", "-p", PROJECT, "-f", "compose.yaml", "-f", "compose.cpu.yaml"]
+    env = environment({"BRINGUP_PORT": str(port)})
+    subprocess.run([*compose, "up", "-d"], cwd=ROOT, env=env, check=True, timeout=120)
+    yield f"http://127.0.0.1:{port}"
+    subprocess.run([*compose, "down", "--volumes"], cwd=ROOT, env=env, check=True, timeout=120)
+    assert leftovers(engine, PROJECT) == []
+
+
+def test_compose_by_hand_serves(by_hand: str) -> None:
+    wait_for_answer(by_hand)
+    done = bringup("verify", "--json", by_hand)
+    assert done.code == 0, done.err
+    seen = statuses(done.json()["probes"])
+    assert seen["completion"] == seen["streaming"] == "pass"
+
+
+def test_compose_by_hand_is_healthy_and_hardened(by_hand: str, engine: docker.DockerClient) -> None:
+    container = engine.containers.get(f"{PROJECT}-server-1")
+    deadline = time.monotonic() + 60
+    while container.attrs["State"]["Health"]["Status"] != "healthy" and time.monotonic() < deadline:
+        time.sleep(1)
+        container.reload()
+    assert container.attrs["State"]["Health"]["Status"] == "healthy"
+    host = container.attrs["HostConfig"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert container.attrs["Config"]["User"] == "1000:0"
+    assert {b["HostIp"] for b in host["PortBindings"]["8000/tcp"]} == {"127.0.0.1"}

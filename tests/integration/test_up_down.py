@@ -1,0 +1,280 @@
+"""The main job on the real engine: up, verify, collect, logs, down, and up again with a key and warm caches.
+
+A start takes a minute and more, so the tests of this module share two servers, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+
+from bringup.probes.openai import text_fault
+from tests.integration.support import (
+    MODEL,
+    ROOT,
+    SESSION,
+    Child,
+    Result,
+    bringup,
+    containers,
+    environment,
+    free_port,
+    leftovers,
+    statuses,
+)
+
+pytestmark = pytest.mark.integration
+
+PROJECT = f"{SESSION}-updown"
+KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
+FILES = {
+    "SHA256SUMS", "image.json", "nvidia_smi_serving.txt", "plan.json", "record.json", "sample_response.json",
+    "server.jsonl", "server.log", "vllm_process.txt",
+}  # fmt: skip
+PASSING = ["reachable", "ready", "models", "completion", "chat", "streaming", "version", "process"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that `bringup up` left running."""
+
+    port: int
+    artifacts: Path
+    up: Result
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        return ("--flavour", "cpu", "--project", PROJECT, "--port", str(self.port))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def bundle(self) -> Path:
+        return Path(self.up.json()["bundle"])
+
+
+@pytest.fixture(scope="module")
+def served(engine: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    port, artifacts = free_port(), tmp_path_factory.mktemp("artifacts")
+    up = bringup(
+        "up", "--json", "--flavour", "cpu", "--project", PROJECT, "--port", str(port), "--artifacts", str(artifacts)
+    )
+    yield Served(port, artifacts, up)
+    bringup("down", "--project", PROJECT, "--volumes")
+    assert leftovers(engine, PROJECT) == []
+
+
+def test_up_ends_with_a_pass_and_every_probe_seen(served: Served) -> None:
+    assert served.up.code == 0, served.up.err
+    record = served.up.json()
+    assert record["verdict"] == "pass"
+    assert statuses(record["probes"]) == {**dict.fromkeys(PASSING, "pass"), "vram": "skip", "evidence": "pass"}
+    assert 0 < record["started_to_first_token"] < record["plan"]["timeout"]
+    assert "flavour cpu: cpu was asked for" in served.up.err
+
+
+def test_the_bundle_is_complete_and_its_sums_are_right(served: Served) -> None:
+    assert {p.name for p in served.bundle.iterdir()} == FILES
+    assert [p.name for p in served.artifacts.iterdir()] == [served.bundle.name]  # no .part, no trial
+    sums = (served.bundle / "SHA256SUMS").read_text()
+    assert {line.split("  ")[1] for line in sums.splitlines()} == FILES - {"SHA256SUMS"}
+    done = subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=served.bundle, check=False)
+    assert done.returncode == 0
+
+
+def test_the_bundle_says_what_ran(served: Served, engine: docker.DockerClient, image: str) -> None:
+    record = json.loads((served.bundle / "record.json").read_text())
+    assert (record["verdict"], record["error"], record["command"]) == ("pass", "", "up")
+    assert record == {k: v for k, v in served.up.json().items() if k != "bundle"}
+    (container,) = containers(engine, PROJECT)
+    assert record["container"]["id"] == container.id
+    assert json.loads((served.bundle / "image.json").read_text())["id"] == engine.images.get(image).id
+    assert json.loads((served.bundle / "plan.json").read_text())["port"] == served.port
+
+
+def test_the_bundle_holds_what_the_server_said(served: Served) -> None:
+    sample = json.loads((served.bundle / "sample_response.json").read_text())
+    text = sample["choices"][0]["text"]
+    assert text_fault(text) == ""
+    assert len(set(text.lower().split())) >= 5
+    assert sample["model"] == MODEL
+    assert sample["usage"]["completion_tokens"] > 5
+    processes = (served.bundle / "vllm_process.txt").read_text()
+    assert "vllm.entrypoints" in processes
+    assert "EngineCore" in processes
+    assert "starting vLLM" in (served.bundle / "server.log").read_text()
+    records = [json.loads(line) for line in (served.bundle / "server.jsonl").read_text().splitlines()]
+    assert {"vllm", "bringup"} <= {r["logger"].split(".")[0] for r in records}
+    assert "no GPU" in (served.bundle / "nvidia_smi_serving.txt").read_text()
+
+
+def test_verify_passes_again(served: Served) -> None:
+    done = bringup("verify", "--json", *served.where)
+    assert done.code == 0, done.err
+    assert statuses(done.json()["probes"]) == {**dict.fromkeys(PASSING, "pass"), "vram": "skip"}
+
+
+def test_verify_of_an_address_says_what_it_did_not_ask(served: Served) -> None:
+    done = bringup("verify", "--json", served.url)
+    assert done.code == 0, done.err
+    seen = statuses(done.json()["probes"])
+    assert [name for name, status in seen.items() if status == "skip"] == ["process", "vram"]
+    assert "not asked: process, vram" in done.err
+
+
+def test_verify_of_an_address_with_a_wrong_model_fails_on_the_model(served: Served) -> None:
+    done = bringup("verify", "--json", served.url, "--expect-model", "nope")
+    assert done.code == 7
+    probes = {p["name"]: p for p in done.json()["probes"]}
+    assert (probes["models"]["status"], probes["models"]["found"]) == ("fail", f"it lists {MODEL}")
+    assert "pass" not in {probes[n]["status"] for n in ("ready", "completion", "chat", "streaming")}
+
+
+def test_verify_of_another_port_does_not_take_a_stranger_for_the_server(served: Served) -> None:
+    other = str(free_port())
+    done = bringup("verify", "--flavour", "cpu", "--project", PROJECT, "--port", other)
+    assert done.code == 8
+    assert str(served.port) in done.err
+
+
+def test_collect_writes_another_bundle(served: Served) -> None:
+    done = bringup("collect", "--json", *served.where, "--artifacts", str(served.artifacts))
+    assert done.code == 0, done.err
+    bundle = Path(done.json()["bundle"])
+    assert bundle != served.bundle
+    assert {p.name for p in bundle.iterdir()} == FILES
+    record = json.loads((bundle / "record.json").read_text())
+    assert record["verdict"] == "pass"
+    assert record["started_to_first_token"] is None, "collect has not seen the start"
+
+
+def test_logs(served: Served) -> None:
+    whole = bringup("logs", *served.where)
+    assert whole.code == 0
+    assert "starting vLLM" in whole.out
+    last = bringup("logs", "--json", *served.where, "--tail", "2")
+    assert len(last.json()["log"].splitlines()) == 2
+
+
+def test_up_on_a_running_server_keeps_it(served: Served, engine: docker.DockerClient) -> None:
+    (before,) = containers(engine, PROJECT)
+    done = bringup("up", "--json", *served.where, "--artifacts", str(served.artifacts))
+    assert done.code == 0, done.err
+    (after,) = containers(engine, PROJECT)
+    assert after.id == before.id
+    assert done.json()["started_to_first_token"] is None, "the start was not observed"
+
+
+def test_paused_before_verify_is_a_hang(served: Served, engine: docker.DockerClient) -> None:
+    (container,) = containers(engine, PROJECT)
+    container.pause()
+    try:
+        done = bringup("verify", "--json", *served.where, "--request-timeout", "5s")
+    finally:
+        container.unpause()
+    assert done.code == 7, done.err
+    assert done.seconds <= 7
+    seen = statuses(done.json()["probes"])
+    assert seen.pop("reachable") == "fail"
+    assert set(seen.values()) == {"unknown"}
+
+
+def test_paused_during_verify_is_a_hang(served: Served, engine: docker.DockerClient, tmp_path: Path) -> None:
+    (container,) = containers(engine, PROJECT)
+    with Child("verify", "--json", "-v", *served.where, "--request-timeout", "5s", out=tmp_path / "out") as child:
+        child.until(r"\| completion$")
+        container.pause()
+        paused = time.monotonic()
+        try:
+            done = child.end()
+        finally:
+            container.unpause()
+    assert time.monotonic() - paused <= 5 + 2.5  # the unpausing counts here too
+    assert done.code == 7, done.err
+    assert done.json()["verdict"] == "fail"
+
+
+def test_unpaused_it_answers_again(served: Served) -> None:
+    assert bringup("verify", served.url).code == 0
+
+
+@pytest.fixture(scope="module")
+def again(served: Served, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """Down and up once more on the same volume, with an API key this time."""
+    down = bringup("down", "--json", "--project", PROJECT)
+    assert down.code == 0, down.err
+    assert leftovers(engine, PROJECT) == []
+    assert [v.name for v in engine.volumes.list() if str(v.name).startswith(PROJECT)] != [], "the caches stay"
+    home = tmp_path_factory.mktemp("again")
+    key = home / "key"
+    key.write_text(KEY + "\n")
+    key.chmod(0o600)
+    up = bringup(
+        "up", "--json", *served.where, "--artifacts", "artifacts", "--api-key-file", "key", cwd=home
+    )  # both paths are relative to where the user stands
+    return Served(served.port, home / "artifacts", up)
+
+
+def test_second_start_with_a_key_and_warm_caches_passes(again: Served, served: Served) -> None:
+    assert again.up.code == 0, again.up.err
+    assert again.up.json()["verdict"] == "pass"
+    assert {p.name for p in again.bundle.iterdir()} == FILES
+    print(
+        f"first token: {served.up.json()['started_to_first_token']:.1f} s cold, "
+        f"{again.up.json()['started_to_first_token']:.1f} s warm"
+    )
+
+
+def test_without_the_key_verify_fails(again: Served) -> None:
+    assert requests.get(f"{again.url}/v1/models", timeout=10).status_code == 401
+    done = bringup("verify", "--json", again.url)
+    assert done.code == 7
+    assert "HTTP 401" in {p["name"]: p["found"] for p in done.json()["probes"]}["models"]
+
+
+def test_with_the_key_verify_passes(again: Served) -> None:
+    done = bringup("verify", again.url, env={"BRINGUP_API_KEY": KEY})
+    assert done.code == 0, done.err
+    done = bringup("verify", *again.where, "--api-key-file", str(again.artifacts.parent / "key"))
+    assert done.code == 0, done.err
+
+
+def test_the_key_stands_nowhere(again: Served, engine: docker.DockerClient) -> None:
+    (container,) = containers(engine, PROJECT)
+    key_file = str(again.artifacts.parent / "key")
+    config = subprocess.run(
+        ["docker", "compose", "-f", "compose.yaml", "-f", "compose.cpu.yaml", "config"],
+        cwd=ROOT, env=environment({"BRINGUP_API_KEY_FILE": key_file}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    places = {
+        "inspect": json.dumps(container.attrs),
+        "image": json.dumps(engine.images.get(container.attrs["Image"]).history()),
+        "logs": container.logs().decode(),
+        "top": json.dumps(container.top(ps_args="-eo pid,args")),
+        "compose config": config.stdout,
+        "up": again.up.out + again.up.err,
+        "bringup logs": bringup("logs", *again.where).out,
+        **{p.name: p.read_text() for p in again.bundle.iterdir()},
+    }
+    assert len(places) == 7 + len(FILES)
+    assert all(places.values()), "an empty place proves nothing"
+    assert [name for name, text in places.items() if KEY in text] == []
+
+
+def test_down_with_volumes_leaves_nothing(again: Served, engine: docker.DockerClient) -> None:
+    assert bringup("down", "--project", PROJECT, "--volumes").code == 0
+    assert leftovers(engine, PROJECT) == []
+    assert [v.name for v in engine.volumes.list() if str(v.name).startswith(PROJECT)] == []
+    gone = bringup("verify", *again.where)
+    assert gone.code == 8
+    assert "no running server" in gone.err
