@@ -79,7 +79,8 @@ def buildx(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001
     """The buildx plugin is there, if the image must be built."""
     needed = "docker buildx, to build the image"
     if facts.engine.buildx:
-        found = " ".join(facts.engine.buildx.split()[:2])  # the rest is a commit
+        words = facts.engine.buildx.split()  # "github.com/docker/buildx v0.29.1 COMMIT"
+        found = " ".join([words[0].rpartition("/")[2], *words[1:2]])
         return CheckRecord(name="buildx", status=Status.PASS, found=found, needed=needed)
     if not facts.engine.reachable:
         return _not_asked("buildx", needed)

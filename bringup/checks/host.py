@@ -10,7 +10,7 @@ from bringup.records import CheckRecord, Status
 
 GIB = 2**30
 # Bytes free where the engine keeps images, beside the weights. A build holds the image and BuildKit's cache of the
-# wheels at once: the cpu image is about 2 GiB unpacked, the gpu image (the CUDA libraries) up to 12 GB.
+# wheels at once: the cpu image is 2.6 GB unpacked, the gpu image (the CUDA libraries) up to 12 GB.
 BUILD_DISK = {"cpu": 6 * GIB, "gpu": 15 * GIB}
 # To start an image that is there: compile caches, logs and the container's own layer.
 START_DISK = 1 * GIB
@@ -24,7 +24,7 @@ FREE_SHARE = 0.9  # vLLM claims this share of a GPU's memory unless told otherwi
 
 def gib(size: float) -> str:
     """Bytes for people."""
-    return f"{size / GIB:.1f} GiB"
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.0f} MiB"
 
 
 def disk(facts: HostFacts, plan: Plan) -> CheckRecord:

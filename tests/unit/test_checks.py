@@ -141,7 +141,7 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("compose", engine(compose=None), CPU_PLAN, FAIL, "no compose", "compose"),
     ("compose", engine(compose="unknown"), CPU_PLAN, UNKNOWN, "unknown", "docker compose version"),
     ("compose", OFF, CPU_PLAN, UNKNOWN, "did not say", "engine"),
-    ("buildx", FACTS, CPU_PLAN, PASS, "v0.29.1", ""),
+    ("buildx", FACTS, CPU_PLAN, PASS, "buildx v0.29.1", ""),
     ("buildx", replace(ABSENT, engine=replace(ENGINE, buildx=None)), CPU_PLAN, FAIL, "no buildx", "buildx"),
     ("buildx", engine(buildx=None), CPU_PLAN, WARN, "image is there", "before the next build"),
     ("buildx", OFF, CPU_PLAN, UNKNOWN, "did not say", "engine"),
@@ -235,6 +235,14 @@ def test_check(name: str, facts: HostFacts, a_plan: Plan, status: Status, found:
     assert "\n" not in record.found + record.needed + record.remedy
     # whoever is stopped or left in doubt is told what to do; who passes is left alone
     assert bool(record.remedy) == (status in (WARN, FAIL, UNKNOWN))
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 MiB"), (4_532_000, "4 MiB"), (GIB // 10, "102 MiB"), (GIB // 5, "0.2 GiB"), (15 * GIB, "15.0 GiB")],
+)
+def test_sizes_for_people(size: int, text: str) -> None:
+    assert host_checks.gib(size) == text
 
 
 def test_the_place_of_the_disk_is_named() -> None:
