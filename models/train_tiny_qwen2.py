@@ -6,7 +6,7 @@
 #     "transformers==5.19.0",
 #     "tokenizers==0.23.3",
 #     "safetensors==0.8.0",
-#     "numpy==2.4.6",
+#     "numpy==2.3.5",
 # ]
 # ///
 """Train models/tiny-qwen2, or check it: a Qwen2 small enough to commit that knows a few answers by heart.
