@@ -19,6 +19,7 @@ from bringup.server import Container, Server
 
 STATE = "/var/lib/bringup"
 SUMS = "SHA256SUMS"
+ROOM = 4 * 2**20  # bytes; several times what a bundle takes
 SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
 NO_GPU = "There is no GPU here: the server runs the cpu flavour.\n"
 
@@ -32,8 +33,11 @@ def check_destination(directory: Path) -> None:
     trial = directory / f".trial-{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        trial.touch()
-        trial.unlink()
+        try:
+            with trial.open("wb") as f:
+                os.posix_fallocate(f.fileno(), 0, ROOM)
+        finally:
+            trial.unlink(missing_ok=True)
     except OSError as e:
         raise UsageError(
             f"bundles cannot be written to {directory}: {e.strerror}",
@@ -61,7 +65,11 @@ def gather(server: Server, plan: Plan, image: dict[str, Any]) -> tuple[dict[str,
     }
     for file, source in sources.items():
         try:
-            files[file] = source()
+            text = source()
+            if text.strip():
+                files[file] = text
+            else:
+                missing.append(f"{file} (empty)")
         except BringupError as e:
             missing.append(f"{file} ({e.message})")
     return files, missing
@@ -91,7 +99,14 @@ def _sample(server: Server) -> str:
         raise EvidenceMissing(str(e)) from e
     if answer.status != 200:
         raise EvidenceMissing(f"HTTP {answer.status}: {answer.excerpt()}")
-    return as_json(answer.json())
+    try:
+        body = answer.json()
+        text = body["choices"][0]["text"]
+    except (ValueError, KeyError, IndexError, TypeError) as e:
+        raise EvidenceMissing(f"no completion: {answer.excerpt()}") from e
+    if not isinstance(text, str) or not text.strip():
+        raise EvidenceMissing(f"a completion without text: {answer.excerpt()}")
+    return as_json(body)
 
 
 def as_json(value: Any) -> str:
@@ -106,12 +121,12 @@ def write(destination: Path, files: dict[str, str], secrets: Iterable[str]) -> P
         EvidenceMissing: it could not be written; nothing is left behind.
     """
     known = tuple(secrets)
-    part = destination.with_name(f".{destination.name}.part")
+    part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
         sums = []
         for file, text in sorted(files.items()):
-            data = redact(text, known).encode()
+            data = redact(text, known).encode("utf-8", "backslashreplace")  # JSON may carry half a surrogate pair
             _write(part / file, data)
             sums.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
         _write(part / SUMS, "".join(sums).encode())
