@@ -61,6 +61,10 @@ def _answers() -> Iterator[None]:
 
     try:
         yield
+    except docker.errors.APIError as e:
+        if e.is_client_error():  # it did answer: the container is gone, paused, not running
+            raise EvidenceMissing(f"the Docker Engine refused: {e.explanation or reason(e)}") from e
+        raise TargetUnavailable(f"the Docker Engine failed: {reason(e)}", hint=_hint(e)) from e
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
         raise TargetUnavailable(f"the Docker Engine does not answer: {reason(e)}", hint=_hint(e)) from e
 
@@ -141,7 +145,7 @@ class Engine:
         client = self.client
         labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={service}"]
         with _answers():
-            found = client.containers.list(all=True, filters={"label": labels})
+            found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
             newest = max(found, key=lambda c: str(c.attrs["Created"]), default=None)
             return self.state(str(newest.id)) if newest else None
 
