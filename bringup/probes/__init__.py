@@ -21,8 +21,8 @@ Probe = Callable[[Server], Finding]
 
 PROBES: dict[str, Probe] = {
     "reachable": answers.reachable,
-    "ready": answers.ready,
     "models": answers.models,
+    "ready": answers.ready,
     "completion": answers.completion,
     "chat": answers.chat,
     "streaming": streaming.streaming,
@@ -35,7 +35,11 @@ GATES = ("reachable", "ready")
 
 
 def verify(server: Server, on_probe: Callable[[str], None] = lambda _: None) -> Iterator[ProbeRecord]:
-    """Ask every probe in order. A failed gate leaves the rest unasked, and unasked is unknown, never pass."""
+    """Ask every probe in order. A failed gate leaves the rest unasked, and unasked is unknown, never pass.
+
+    A probe that ran into the deadline is such a gate too: a server that hangs has its verdict after one deadline,
+    not after one for each probe.
+    """
     closed = ""
     for name, probe in PROBES.items():
         on_probe(name)
@@ -43,9 +47,18 @@ def verify(server: Server, on_probe: Callable[[str], None] = lambda _: None) -> 
             yield record(name, unknown("an answer", f"not asked: {closed} failed"), 0.0)
             continue
         answer = ask(name, probe, server)
-        if name in GATES and answer.status is not Status.PASS:
+        hung = answer.status is Status.FAIL and answer.seconds >= server.deadline
+        if hung or (name in GATES and answer.status is not Status.PASS):
             closed = name
         yield answer
+
+
+def unanswered(why: str) -> Iterator[ProbeRecord]:
+    """What `verify` says of a server that was asked something before and did not answer."""
+    first, *rest = PROBES
+    yield record(first, Finding(Status.FAIL, "an answer", why), 0.0)
+    for name in rest:
+        yield record(name, unknown("an answer", f"not asked: {first} failed"), 0.0)
 
 
 def ask(name: str, probe: Probe, server: Server) -> ProbeRecord:

@@ -5,6 +5,7 @@ Shapes after the API reference of vLLM's OpenAI-compatible server and OpenAI's `
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from typing import Any
 
@@ -97,8 +98,11 @@ def text_fault(text: str) -> str:
     words = text.split()
     if not words:
         return "the text is empty"
-    if "\ufffd" in text or not all(c.isprintable() or c.isspace() for c in text):
+    # Cf is allowed: joiners of emoji and of many scripts are of that kind.
+    if "\ufffd" in text or any(unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and not c.isspace() for c in text):
         return "the text has characters that cannot be printed"
+    if not any(c.isalnum() for c in text):
+        return f"the text has no letter and no digit: {text[:20]!r}"
     letters = [c for c in text if not c.isspace()]
     if len(letters) >= 12 and len(set(letters)) <= 3:
         return f"the text is {len(letters)} characters of {len(set(letters))} kinds"
