@@ -56,9 +56,14 @@ class Http:
     """Requests to one server. `api_key` goes into the Authorization header and nowhere else."""
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
-        parts = urlsplit(base_url)
+        wrong = UsageError(f"{base_url!r} is not an http(s) address", hint="give one like http://127.0.0.1:8000")
+        try:
+            parts = urlsplit(base_url)
+            _ = parts.port  # parsed here, and not before
+        except ValueError:
+            raise wrong from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{base_url!r} is not an http(s) address", hint="give one like http://127.0.0.1:8000")
+            raise wrong
         if parts.username or parts.password or parts.query:
             raise UsageError("the address carries credentials or a query", hint="use --api-key-file for the key")
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
