@@ -19,14 +19,8 @@ from bringup.checks import facts
 from bringup.edge import gpu
 from bringup.edge.docker import ContainerState, Engine
 from bringup.edge.http import Http, NoAnswer
-from bringup.errors import (
-    BringupError,
-    CheckFailed,
-    EvidenceMissing,
-    NeverReady,
-    TargetUnavailable,
-    UsageError,
-)
+from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
+from bringup.key import api_key
 from bringup.plan import Plan, expect_remote, make_plan
 from bringup.probes import openai
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
@@ -82,17 +76,14 @@ class Run:
                 self.steps.append(StepRecord(name=name, seconds=round(time.monotonic() - began, 3)))
 
     def record(self, container: EngineContainer | None, raw_image: dict[str, Any], error: str = "") -> RunRecord:
-        """The record of the run so far. An error is never a pass."""
-        verdict = verdict_of(self.probes)
-        if error and verdict is Verdict.PASS:
-            verdict = Verdict.UNKNOWN
+        """The record of the run so far; a run that ended in an error has failed, whatever else was seen."""
         state = _state_dict(container)
         return RunRecord(
             tool_version=__version__,
             command=self.command,
             started=_iso(self.started),
             finished=_iso(time.time()),
-            verdict=Verdict.FAIL if error and not self.probes else verdict,
+            verdict=Verdict.FAIL if error else verdict_of(self.probes),
             plan=self.plan.to_dict(),
             host=dataclasses.asdict(self.host),
             image=image.summary(raw_image),
@@ -150,6 +141,8 @@ def require(run: Run) -> None:
 def build(run: Run) -> dict[str, Any]:
     """Build the plan's image; the engine's description of it."""
     settings, plan = run.settings, run.plan
+    if not run.host.engine.reachable:
+        raise TargetUnavailable(run.host.engine.error, hint="start Docker, or run `./scripts/engine up`")
     with run.step(f"build {plan.image}") as detail:
         root = project_root()
         values = image.bake_environment(settings, plan.flavour, root)
@@ -175,10 +168,10 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
     run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
     target = ComposeTarget(run.engine, run.plan.project, run.plan.compose_files)
     before = target.container()
-    running_before = before.id if before and before.state().status == "running" else None
+    running_before = before.id if before and before.state().status in ("running", "paused") else None
     good = False
     try:
-        container, server = start(run, target)
+        container, server = start(run, target, running_before)
         probe(run, server)
         record, bundle = collect(run, server, container, raw_image)
         good = record.verdict is Verdict.PASS
@@ -197,8 +190,14 @@ def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
         target.down()
 
 
-def start(run: Run, target: ComposeTarget) -> tuple[EngineContainer, Server]:
-    """Start the container and wait for the first token; a start that fails leaves a bundle."""
+def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[EngineContainer, Server]:
+    """Start the container and wait for the first token; a start that fails leaves a bundle.
+
+    `running_before`: id of the project's container if it ran before us; then its start was not observed.
+
+    Raises:
+        NeverReady: it could not be started, died, went away, or gave no token in time.
+    """
     vram = gpu.memory_used() if run.plan.expect.gpu else None
     with run.step("start the container") as detail:
         container = target.up(run.plan, detail)
@@ -211,12 +210,21 @@ def start(run: Run, target: ComposeTarget) -> tuple[EngineContainer, Server]:
     )
     try:
         with run.step("wait for the first token") as detail:
-            run.first_token = wait_ready(server, container, run.plan.timeout, detail)
-    except NeverReady as e:
-        raw = run.engine.image(run.plan.image) or {}
-        _, bundle = collect(run, server, container, raw, error=e.message)
-        raise NeverReady(e.message, hint=f"the evidence is in {bundle}", detail=e.detail) from e
+            seconds = wait_ready(server, container, run.plan.timeout, detail)
+    except (NeverReady, EvidenceMissing) as e:
+        hint = _evidence(run, server, container, e.message)
+        raise NeverReady(e.message, hint=hint, detail=e.detail) from e
+    run.first_token = None if container.id == running_before else seconds
     return container, server
+
+
+def _evidence(run: Run, server: Server, container: EngineContainer, error: str) -> str:
+    """Where the evidence of a failed start lies; that there is none must not hide why the start failed."""
+    try:
+        _, bundle = collect(run, server, container, run.engine.image(run.plan.image) or {}, error)
+    except BringupError as e:
+        return f"there is no bundle: {e.message}"
+    return f"the evidence is in {bundle}"
 
 
 def wait_ready(server: Server, container: EngineContainer, timeout: float, detail: Callable[[str], None]) -> float:
@@ -224,6 +232,7 @@ def wait_ready(server: Server, container: EngineContainer, timeout: float, detai
 
     Raises:
         NeverReady: it died, or no token came within `timeout` seconds.
+        EvidenceMissing: somebody removed the container.
     """
     deadline = time.monotonic() + timeout
     request = openai.greedy(server.expect.model, openai.PROMPTS[0]) | {"max_tokens": 1}
@@ -239,7 +248,8 @@ def wait_ready(server: Server, container: EngineContainer, timeout: float, detai
             if server.http.get("/health", min(2.0, left)).status == 200:
                 answer = server.http.post("/v1/completions", request, min(server.deadline, left))
                 body, last = openai.decode(answer)
-                if not last and isinstance(body, dict) and body.get("usage", {}).get("completion_tokens") == 1:
+                usage = body.get("usage") if isinstance(body, dict) else None
+                if not last and isinstance(usage, dict) and usage.get("completion_tokens") == 1:
                     return max(0.0, time.time() - datetime.fromisoformat(state.started).timestamp())
                 if answer.status in (400, 401, 403, 404):
                     raise NeverReady(f"the server answers, but not this request: {last}")
@@ -314,6 +324,15 @@ def attach(run: Run) -> tuple[EngineContainer, Server]:
         raise TargetUnavailable(
             f"the project {run.plan.project} has no running server: {found}", hint="run `bringup up`"
         )
+    # Whoever answers on another port is not this container, however well it answers.
+    bindings = (container.inspect()["NetworkSettings"]["Ports"] or {}).values()
+    ports = sorted({b["HostPort"] for published in bindings for b in published or []})
+    if str(run.plan.port) not in ports:
+        raise TargetUnavailable(
+            f"the server of the project {run.plan.project} is published on port {', '.join(ports) or 'none'},"
+            f" not on {run.plan.port}",
+            hint=f"give --port {ports[0]}" if ports else "run `bringup up`",
+        )
     server = Server(
         http=Http(run.plan.base_url, api_key(run.settings)),
         expect=run.plan.expect,
@@ -331,28 +350,13 @@ def verify_address(url: str, settings: Settings, named: str | None, watch: Watch
         try:
             body, _ = openai.decode(http.get("/v1/models", settings.request_timeout))
             served = body["data"][0]["id"] if body else None
-        except (NoAnswer, KeyError, IndexError, TypeError):
+        except NoAnswer as e:  # one deadline is enough to know
+            return tuple(probes.unanswered(str(e)))
+        except (KeyError, IndexError, TypeError):
             served = None  # the probes will say what is wrong
     server = Server(http=http, expect=expect_remote(catalog.load(), served), deadline=settings.request_timeout)
     with watch.step("verify") as detail:
         return tuple(probes.verify(server, detail))
-
-
-def api_key(settings: Settings) -> str | None:
-    """The key of the server, from its file or the environment.
-
-    Raises:
-        UsageError: the file cannot be read or is empty.
-    """
-    if settings.api_key_file is None:
-        return settings.api_key
-    try:
-        key = settings.api_key_file.read_text("utf-8").strip()
-    except (OSError, ValueError) as e:
-        raise UsageError(f"the API key file {settings.api_key_file} cannot be read: {e}") from e
-    if not key:
-        raise UsageError(f"the API key file {settings.api_key_file} is empty", hint="put the key on its first line")
-    return key
 
 
 def console_output(run: Run, tail: int | None) -> str:
