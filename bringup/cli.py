@@ -252,6 +252,8 @@ def doctor(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
     watch.result([dataclasses.asdict(r) for r in records])
     seen = {r.status for r in records}
+    if not run.host.engine.reachable:
+        return Exit.TARGET_UNAVAILABLE
     if Status.FAIL in seen:
         return Exit.CHECK_FAILED
     return Exit.UNKNOWN if Status.UNKNOWN in seen else Exit.PASS

@@ -96,7 +96,10 @@ def resolve(given: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
     for name in ("vllm_args", "api_key"):
         text = os.environ.get(variable(name), "")
         if text and not given.get(name):
-            given[name], sources[name] = fields()[name][1].parse(text), "environment"
+            try:
+                given[name], sources[name] = fields()[name][1].parse(text), "environment"
+            except ValueError as e:
+                raise UsageError(f"{variable(name)}: {e}", hint="correct or unset the variable") from e
     return Settings(**given), sources
 
 

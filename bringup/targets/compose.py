@@ -41,6 +41,8 @@ def variables(plan: Plan, key_owner: int | None) -> dict[str, str]:
     }
     if key_owner is not None:
         values["BRINGUP_USER"] = f"{key_owner}:0"
+    if key_file := values.get("BRINGUP_API_KEY_FILE"):  # compose would look for it beside compose.yaml
+        values["BRINGUP_API_KEY_FILE"] = str(Path(key_file).absolute())
     return values
 
 
