@@ -1,11 +1,8 @@
-"""Every check's every answer, from facts alone; gathering, from a made-up engine."""
+"""Every check's every answer, from facts alone."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,66 +10,20 @@ from typing import Any
 import pytest
 
 from bringup import checks
-from bringup.catalog import VLLM_VERSION, Model
+from bringup.catalog import VLLM_VERSION
 from bringup.checks import engine as engine_checks
 from bringup.checks import host as host_checks
 from bringup.checks.engine import version
-from bringup.checks.facts import (
-    HostFacts,
-    ImageFacts,
-    can_reserve_gpu,
-    choose_flavour,
-    gather,
-    gather_engine_gpu,
-    needs_cdi,
-)
-from bringup.edge import gpu, host
-from bringup.edge.docker import ContainerState, Engine, EngineFacts
+from bringup.checks.facts import HostFacts, ImageFacts
+from bringup.edge.docker import EngineFacts
 from bringup.edge.gpu import GpuFacts, GpuState
 from bringup.edge.host import HostInfo, Memory
-from bringup.errors import EvidenceMissing, TargetUnavailable
-from bringup.plan import Plan, make_plan
+from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
-from bringup.settings import Settings
+from tests.unit.samples import ENGINE, FACTS, GIB, GPU, H100, IMAGE, NO_ENGINE, NO_GPU, OWN, labels, plan
 
 ROOT = Path(__file__).resolve().parents[2]
-GIB = 2**30
 PASS, WARN, FAIL, UNKNOWN, SKIP = Status
-
-ENGINE = EngineFacts(
-    reachable=True, version="28.5.2+dfsg4", compose="2.40.3-4", buildx="github.com/docker/buildx v0.29.1 a1b2c3d",
-    architecture="x86_64", root_dir="/var/lib/docker", runtimes=("io.containerd.runc.v2", "runc"),
-)  # fmt: skip
-NO_ENGINE = EngineFacts(reachable=False, error="the Docker Engine does not answer: FileNotFoundError")
-H100 = GpuFacts(
-    index=0, uuid="GPU-0", name="NVIDIA H100", memory_total=80 * GIB, memory_used=GIB // 2, compute_capability="9.0"
-)
-GPU = GpuState(available=True, driver="580.95.05", cuda="13.0", gpus=(H100,))
-NO_GPU = GpuState(available=False, error="NVML Shared Library Not Found")
-OWN = ContainerState(
-    id="c" * 64, name="bringup-server-1", status="running", exit_code=0, oom_killed=False, started="", image_id="i"
-)
-
-
-def labels(flavour: str = "cpu", **changes: str) -> dict[str, str]:
-    found = {"dev.bringup.flavour": flavour, "dev.bringup.model": "tiny-qwen2", "dev.bringup.vllm": VLLM_VERSION}
-    return found | {name.replace("_", "."): text for name, text in changes.items()}
-
-
-IMAGE = ImageFacts(present=True, id="sha256:" + "ab" * 32, size=2 * 10**9, architecture="amd64", labels=labels())
-FACTS = HostFacts(
-    engine=ENGINE, gpu=NO_GPU, local=True,
-    system=HostInfo(system="Debian", kernel="6.1", architecture="x86_64", cpus=8, avx2=True, avx512=True),
-    memory=Memory(total=64 * GIB, available=60 * GIB), disk_free=500 * GIB, port_holder=None, image=IMAGE,
-    own_container=None,
-)  # fmt: skip
-
-
-def plan(flavour: str = "cpu", weights: int = 0, **settings: Any) -> Plan:
-    model = Model(name="tiny-qwen2", source="models/x", architecture="A", context=1, license="x", gated=False)
-    made = make_plan(Settings(**settings), model, (flavour, "test"), {})
-    return replace(made, expect=replace(made.expect, weights_bytes=weights))
-
 
 CPU_PLAN = plan()
 GPU_PLAN = plan("gpu")
@@ -304,176 +255,6 @@ def test_missing_signals_never_pass(facts: HostFacts, a_plan: Plan) -> None:
 )
 def test_version(text: str | None, numbers: tuple[int, ...] | None) -> None:
     assert version(text) == numbers
-
-
-# ---- the flavour
-
-CDI = replace(ENGINE, gpu_devices=("nvidia.com/gpu=0",))
-RUNTIME = replace(ENGINE, runtimes=("nvidia", "runc"))
-
-
-@pytest.mark.parametrize(
-    ("asked", "engine_facts", "gpu_state", "flavour", "reason"),
-    [
-        ("cpu", RUNTIME, GPU, "cpu", "cpu was asked for"),
-        ("gpu", NO_ENGINE, NO_GPU, "gpu", "gpu was asked for"),
-        ("auto", RUNTIME, GPU, "gpu", "NVIDIA H100, and the engine has the nvidia runtime"),
-        ("auto", CDI, GPU, "gpu", "NVIDIA H100, and the engine has CDI devices"),
-        ("auto", CDI, replace(GPU, gpus=(H100, H100)), "gpu", "2 x NVIDIA H100, and the engine has CDI devices"),
-        ("auto", RUNTIME, NO_GPU, "cpu", "no NVIDIA driver answers (NVML: NVML Shared Library Not Found)"),
-        ("auto", RUNTIME, replace(GPU, gpus=()), "cpu", "the NVIDIA driver shows no usable GPU"),
-        ("auto", RUNTIME, replace(GPU, gpus=(), error="GPU 0: GPU is lost"), "cpu",
-         "the NVIDIA driver shows no usable GPU (GPU 0: GPU is lost)"),
-        ("auto", ENGINE, GPU, "cpu", "a GPU is there, but the engine has neither the nvidia runtime nor CDI devices"),
-        ("auto", NO_ENGINE, GPU, "cpu", "a GPU is there, but the Docker Engine does not answer"),
-    ],
-)  # fmt: skip
-def test_flavour(asked: str, engine_facts: EngineFacts, gpu_state: GpuState, flavour: str, reason: str) -> None:
-    assert choose_flavour(asked, engine_facts, gpu_state) == (flavour, reason)
-
-
-@pytest.mark.parametrize(
-    ("facts", "can", "by_cdi"),
-    [
-        (ENGINE, False, False),
-        (RUNTIME, True, False),
-        (CDI, True, True),
-        (replace(CDI, runtimes=("nvidia",)), True, False),
-        (NO_ENGINE, False, False),
-    ],
-)
-def test_who_can_reserve_a_gpu(facts: EngineFacts, can: bool, by_cdi: bool) -> None:
-    assert (can_reserve_gpu(facts), needs_cdi(facts)) == (can, by_cdi)
-
-
-# ---- gathering
-
-
-class FakeEngine(Engine):
-    """An engine with one image and one container."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said = ENGINE
-        self.raw: Callable[[], dict[str, Any] | None] = lambda: {
-            "Id": "sha256:1", "Size": 5, "Architecture": "amd64", "Config": {"Labels": labels()},
-        }  # fmt: skip
-        self.container: Callable[[], ContainerState | None] = lambda: OWN
-        self.ports: dict[str, Any] = {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000"}], "9/tcp": None}
-        self.asked: list[tuple[str, ...]] = []
-
-    def facts(self) -> EngineFacts:
-        self.asked.append(("facts",))
-        return self.said
-
-    def image(self, reference: str) -> dict[str, Any] | None:
-        self.asked.append(("image", reference))
-        return self.raw()
-
-    def find(self, project: str, service: str) -> ContainerState | None:
-        self.asked.append(("find", project, service))
-        return self.container()
-
-    def inspect(self, container: str) -> dict[str, Any]:
-        assert container == OWN.id
-        return {"NetworkSettings": {"Ports": self.ports}}
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
-    monkeypatch.setattr(gpu, "read", lambda: GPU)
-    monkeypatch.setattr(host, "port_holder", lambda address, port: f"{address} {port}")
-    monkeypatch.setattr(host, "disk_free", lambda path: {"/var/lib/docker": 7}[str(path)])
-    return FakeEngine()
-
-
-def gone() -> Any:
-    raise TargetUnavailable("the Docker Engine does not answer")
-
-
-def vanished() -> Any:
-    raise EvidenceMissing("the container is gone")
-
-
-def test_gather(fake: FakeEngine) -> None:
-    found = gather(CPU_PLAN, fake)
-    assert found.engine == ENGINE
-    assert found.gpu == GPU
-    assert found.local is True
-    assert (found.disk_free, found.port_holder) == (7, "127.0.0.1 8000")
-    assert found.image == ImageFacts(present=True, id="sha256:1", size=5, architecture="amd64", labels=labels())
-    assert found.own_container == OWN
-    assert ("image", "bringup:cpu-tiny-qwen2") in fake.asked
-    assert ("find", "bringup", "server") in fake.asked
-
-
-def test_what_is_known_is_not_asked_again(fake: FakeEngine) -> None:
-    known = gather_engine_gpu(fake)
-    assert known == (ENGINE, GPU)
-    assert gather(CPU_PLAN, fake, known).engine is ENGINE
-    assert fake.asked.count(("facts",)) == 1
-
-
-def test_an_engine_that_does_not_answer_is_asked_nothing_more(fake: FakeEngine) -> None:
-    fake.said = NO_ENGINE
-    found = gather(CPU_PLAN, fake)
-    assert (found.image.present, found.own_container, found.disk_free) == (None, None, None)
-    assert fake.asked == [("facts",)]
-
-
-def test_an_engine_that_goes_away_leaves_unknown_not_absent(fake: FakeEngine) -> None:
-    fake.raw = fake.container = gone
-    found = gather(CPU_PLAN, fake)
-    assert (found.image.present, found.own_container) == (None, None)
-
-
-def test_no_image_is_absent(fake: FakeEngine) -> None:
-    fake.raw = lambda: None
-    assert gather(CPU_PLAN, fake).image == ImageFacts(present=False)
-
-
-def test_an_image_without_labels(fake: FakeEngine) -> None:
-    fake.raw = lambda: {"Id": "sha256:1", "Config": {"Labels": None}}
-    assert gather(CPU_PLAN, fake).image == ImageFacts(present=True, id="sha256:1")
-
-
-@pytest.mark.parametrize(
-    ("container", "ports"),
-    [
-        pytest.param(lambda: None, None, id="none"),
-        pytest.param(lambda: replace(OWN, status="exited"), None, id="not running"),
-        pytest.param(lambda: OWN, {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8001"}]}, id="other port"),
-        pytest.param(lambda: OWN, {"8000/tcp": None}, id="nothing published"),
-        pytest.param(vanished, None, id="gone while looking"),
-    ],
-)
-def test_a_container_that_does_not_hold_the_port_is_not_ours(
-    fake: FakeEngine, container: Callable[[], Any], ports: dict[str, Any] | None
-) -> None:
-    fake.container = container
-    fake.ports = fake.ports if ports is None else ports
-    assert gather(CPU_PLAN, fake).own_container is None
-
-
-def test_a_paused_server_still_holds_its_port(fake: FakeEngine) -> None:
-    fake.container = lambda: replace(OWN, status="paused")
-    assert gather(CPU_PLAN, fake).own_container is not None
-
-
-def test_the_disk_of_another_host_is_not_this_one(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
-    found = gather(CPU_PLAN, fake)
-    assert (found.local, found.disk_free) == (False, None)
-
-
-def test_facts_become_json(fake: FakeEngine) -> None:
-    found = dataclasses.asdict(gather(GPU_PLAN, fake))
-    again = json.loads(json.dumps(found))
-    assert again["gpu"]["gpus"][0]["name"] == "NVIDIA H100"
-    assert again["engine"]["runtimes"] == ["io.containerd.runc.v2", "runc"]
-    assert again["image"]["labels"] == labels()
-    assert again.keys() == {f.name for f in dataclasses.fields(HostFacts)}
 
 
 # ---- what is agreed with other files
