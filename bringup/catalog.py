@@ -49,11 +49,14 @@ def load(data: Path = DATA) -> dict[str, Model]:
     """
     locked = read_lock(data / "weights.lock")
     models = {}
-    for name, raw in tomllib.loads((data / "models.toml").read_text("utf-8")).items():
-        canary = raw.pop("canary", None)
-        pairs = json.loads((data / canary).read_text("utf-8"))["prompts"] if canary else []
-        canaries = tuple(Canary(p["prompt"], p["answer"]) for p in pairs)
-        models[name] = Model(name=name, canaries=canaries, lock=locked.get(name), **raw)
+    try:
+        for name, raw in tomllib.loads((data / "models.toml").read_text("utf-8")).items():
+            canary = raw.pop("canary", None)
+            pairs = json.loads((data / canary).read_text("utf-8"))["prompts"] if canary else []
+            canaries = tuple(Canary(p["prompt"], p["answer"]) for p in pairs)
+            models[name] = Model(name=name, canaries=canaries, lock=locked.get(name), **raw)
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise UsageError(f"the catalogue in {data} cannot be used: {e!r}", hint="restore it from git") from e
     return models
 
 

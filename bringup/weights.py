@@ -171,6 +171,8 @@ def stage(model: LockedModel, source: Path, out: Path, token: str | None = None)
                 shutil.copyfile(source / model.name / f.path, target)
         verify_dir(model, part)
         part.replace(out)
+    except OSError as e:
+        raise BuildFailed(f"{out} could not be written: {e}", hint="free space, or name an empty directory") from e
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -1,0 +1,36 @@
+"""The documents say what the code does, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from bringup.probes import PROBES
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_generated_tables_are_up_to_date() -> None:
+    loader = importlib.machinery.SourceFileLoader("generated_docs", str(ROOT / "scripts" / "docs"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    assert module.rendered(README) == README, "run scripts/docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_within_the_repository_exist(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_probe_is_explained() -> None:
+    table = README.split("## What `verify` asks")[1].split("## ")[0]
+    assert [*PROBES, "evidence"] == re.findall(r"^\| ([a-z]+) \| ", table, re.MULTILINE)[1:]
