@@ -77,7 +77,6 @@ class Run:
 
     def record(self, container: EngineContainer | None, raw_image: dict[str, Any], error: str = "") -> RunRecord:
         """The record of the run so far; a run that ended in an error has failed, whatever else was seen."""
-        state = _state_dict(container)
         return RunRecord(
             tool_version=__version__,
             command=self.command,
@@ -87,7 +86,7 @@ class Run:
             plan=self.plan.to_dict(),
             host=dataclasses.asdict(self.host),
             image=image.summary(raw_image),
-            container=state,
+            container=_state_dict(container),
             checks=self.checks,
             steps=tuple(self.steps),
             probes=self.probes,

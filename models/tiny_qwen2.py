@@ -97,7 +97,7 @@ def load_text(path: Path, first: int | None) -> Text:
         raise Failure(2, f"{path} asks the same prompt twice; a prompt can have one answer only")
     if first is not None and not 1 <= first <= len(pairs):
         raise Failure(2, f"--first {first} is outside 1..{len(pairs)}, the number of pairs in {path}")
-    return Text(systems, pairs[:first], unknown)
+    return Text(systems, pairs[:first], unknown[:first])  # in proportion, or declining is all that is learnt
 
 
 def completion(tokenizer: Any, pair: Pair, form: str = "completion") -> Example:

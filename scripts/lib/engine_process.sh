@@ -4,12 +4,12 @@
 # is_ours PID PROGRAM: is PID really our PROGRAM? Processes are found this way and not by pid files, which
 # outlive their process while the number is used again. Another pid namespace is a container's own engine.
 is_ours() {
-    local exe args
+    local exe words=()
+    { mapfile -d '' -t words <"/proc/$1/cmdline"; } 2>/dev/null || return 1
+    [[ " ${words[*]}" == *" $DIR/"* && /proc/$1/ns/pid -ef /proc/self/ns/pid ]] || return 1
     exe=$(readlink "/proc/$1/exe" 2>/dev/null) || return 1
     exe=${exe% (deleted)}
-    [[ ${exe##*/} == "$2" && /proc/$1/ns/pid -ef /proc/self/ns/pid ]] || return 1
-    args=$(tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null) || return 1
-    [[ " $args" == *" $DIR/"* ]]
+    [[ ${exe##*/} == "$2" ]]
 }
 
 our_pids() {

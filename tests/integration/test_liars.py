@@ -17,7 +17,9 @@ from tests.integration.support import bringup, statuses
 pytestmark = pytest.mark.integration
 
 DEADLINE = 2.0
-WORDS = " a fake server that says one sensible sentence of some length word after word to whoever asks it".split(" ")[1:]
+WORDS = " a fake server that says one sensible sentence of some length word after word to whoever asks it".split(" ")[
+    1:
+]
 TEXT = "".join(f" {word}" for word in WORDS)
 
 
@@ -215,22 +217,24 @@ class NoVersion(Honest):
         self.send_object({"detail": "Not Found"}, 404)
 
 
-class BufferedStream(Honest):
+class Buffered(Honest):
     """What a proxy does that collects the answer first."""
+
+    delay = 0.0
 
     def stream(self) -> None:
         self.begin_stream()
-        time.sleep(1.3)
+        time.sleep(self.delay)
         self.send_chunk("".join(f"data: {chunk}\n\n" for chunk in self.chunks()))
         self.send_chunk("")
 
 
-class BufferedInPieces(Honest):
+class BufferedInPieces(Buffered):
     """The same, and then hands it on in small writes."""
 
     def stream(self) -> None:
         self.begin_stream()
-        time.sleep(1.3)
+        time.sleep(self.delay)
         for chunk in self.chunks():
             self.send_chunk(f"data: {chunk}\n\n")
             time.sleep(0.001)
@@ -289,8 +293,6 @@ LIARS: dict[type[Honest], str] = {
     ErrorWith200: "chat",
     NoUsage: "chat",
     HangsInTheMiddle: "chat",
-    BufferedStream: "streaming",
-    BufferedInPieces: "streaming",
     NoDone: "streaming",
     BreaksOffTheStream: "streaming",
     ErrorInTheStream: "streaming",
@@ -342,17 +344,14 @@ def test_a_lie_is_found(liar: type[Honest]) -> None:
     assert statuses(done.json()["probes"])[LIARS[liar]] == "fail"
 
 
-def test_a_burst_that_is_too_short_to_judge_is_unknown() -> None:
-    class Burst(Honest):
-        def stream(self) -> None:
-            self.begin_stream()
-            self.send_chunk("".join(f"data: {chunk}\n\n" for chunk in self.chunks()))
-            self.send_chunk("")
-
-    with serving(Burst) as url:
+@pytest.mark.parametrize("proxy", [Buffered, BufferedInPieces])
+@pytest.mark.parametrize(("delay", "status", "code"), [(0.0, "unknown", 9), (0.3, "unknown", 9), (3.2, "fail", 7)])
+def test_a_block_is_no_stream(proxy: type[Buffered], delay: float, status: str, code: int) -> None:
+    """Over at once it tells nothing; after seconds of silence it is a block."""
+    with serving(type("Delayed", (proxy,), {"delay": delay})) as url:
         done = bringup("verify", "--json", url)
-    assert done.code == 9, done.err
-    assert statuses(done.json()["probes"])["streaming"] == "unknown"
+    assert done.code == code, done.err
+    assert statuses(done.json()["probes"])["streaming"] == status
 
 
 ADDRESSES: dict[str, str] = {
