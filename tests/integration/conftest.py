@@ -15,6 +15,22 @@ from tests.integration.support import IMAGE, LABEL, ROOT, SESSION, bringup, envi
 # Its reaper is an image of a registry, which this project does not need; `reaped` cleans up instead.
 testcontainers_config.ryuk_disabled = True
 
+_FIGURES: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured on the way; times depend on the machine and are told, not asserted."""
+    if _FIGURES:
+        terminalreporter.section("figures")
+        for line in _FIGURES:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def figures() -> list[str]:
+    """Lines for the summary."""
+    return _FIGURES
+
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:

@@ -1,4 +1,4 @@
-"""What goes wrong on a real machine, done to the real thing: each fault has its exit code, and leaves nothing behind."""
+"""What goes wrong on a real machine, done to the real thing: a fault has its exit code and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -17,10 +17,8 @@ from tests.integration.support import bringup, statuses
 pytestmark = pytest.mark.integration
 
 DEADLINE = 2.0
-WORDS = " a fake server that says one sensible sentence of some length word after word to whoever asks it".split(" ")[
-    1:
-]
-TEXT = "".join(f" {word}" for word in WORDS)
+TEXT = " a fake server that says one sensible sentence of some length word after word to whoever asks it"
+WORDS = TEXT.split()
 
 
 class Honest(BaseHTTPRequestHandler):
@@ -31,11 +29,11 @@ class Honest(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Nothing to the test's output."""
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         with suppress(ConnectionError):
             {"/health": self.health, "/v1/models": self.models, "/version": self.version}[self.path]()
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self.asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with suppress(ConnectionError):
             if self.path == "/v1/chat/completions":
@@ -339,13 +337,13 @@ def test_a_lie_is_found(liar: type[Honest]) -> None:
     with serving(liar) as url:
         done = bringup("verify", "--json", "--expect-model", "fake", url, "--request-timeout", f"{DEADLINE:g}s")
     assert done.code == 7, done.err
-    assert done.seconds <= DEADLINE + 2
     assert "Traceback" not in done.err
+    assert sum(p["seconds"] for p in done.json()["probes"]) <= DEADLINE + 1.5
     assert statuses(done.json()["probes"])[LIARS[liar]] == "fail"
 
 
 @pytest.mark.parametrize("proxy", [Buffered, BufferedInPieces])
-@pytest.mark.parametrize(("delay", "status", "code"), [(0.0, "unknown", 9), (0.3, "unknown", 9), (3.2, "fail", 7)])
+@pytest.mark.parametrize(("delay", "status", "code"), [(0.3, "unknown", 9), (3.2, "fail", 7)])
 def test_a_block_is_no_stream(proxy: type[Buffered], delay: float, status: str, code: int) -> None:
     """Over at once it tells nothing; after seconds of silence it is a block."""
     with serving(type("Delayed", (proxy,), {"delay": delay})) as url:
