@@ -21,6 +21,7 @@ from bringup.settings import Settings, from_environment
 from bringup.weights import LockedModel, read_lock, verify_dir
 
 SERVER = "vllm.entrypoints.openai.api_server"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound
 KEY_LIMIT = 4096  # bytes
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -56,8 +57,10 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     key = read_key(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
     if not key and not is_loopback(settings.bind):
         raise UsageError(
-            f"the port is published on {settings.bind}, which is not loopback, and no API key is set",
-            hint="set BRINGUP_API_KEY_FILE to a file with a key, or BRINGUP_BIND=127.0.0.1 and use an SSH tunnel",
+            f"BRINGUP_BIND says that the port is published on {settings.bind}, not on loopback (unset means "
+            f"{EVERYWHERE}), and no API key is set",
+            hint="set BRINGUP_API_KEY_FILE to a file with a key, or publish on loopback and say so: "
+            "docker run -p 127.0.0.1:8000:8000 -e BRINGUP_BIND=127.0.0.1",
         )
     model = _locked_model(settings.model, baked)
     environment = _environment(environ, flavour, argv, key)
@@ -84,6 +87,8 @@ def _settings(environ: Mapping[str, str], baked: Baked) -> tuple[Settings, str]:
         )
     given = dict(environ)
     held = _models(baked)
+    # Nobody in here sees where the port is published, and `docker run -p 8000:8000` publishes it everywhere.
+    given["BRINGUP_BIND"] = given.get("BRINGUP_BIND") or EVERYWHERE
     # Compose removes the image's own value of a variable that it passes through and that is not set outside.
     if not given.get("BRINGUP_MODEL") and len(held) == 1:
         given["BRINGUP_MODEL"] = held[0]

@@ -54,18 +54,23 @@ def ask(url: str, prompt: str) -> str:
 
 def plain(image: str) -> DockerContainer:
     """The image as `docker run` has it, with the label that the reaper looks for."""
-    return DockerContainer(image).with_kwargs(labels={LABEL: SESSION})
+    return DockerContainer(image).with_env("BRINGUP_BIND", "127.0.0.1").with_kwargs(labels={LABEL: SESSION})
 
 
 def test_the_image_serves_read_only_and_as_any_user(image: str) -> None:
-    container = DockerContainer(image, ports=[8000]).with_kwargs(
-        labels={LABEL: SESSION},
-        user="4711:0",
-        read_only=True,
-        tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges:true"],
-        shm_size="1g",
+    container = (
+        DockerContainer(image)
+        .with_env("BRINGUP_BIND", "127.0.0.1")
+        .with_kwargs(
+            ports={"8000/tcp": ("127.0.0.1", None)},
+            labels={LABEL: SESSION},
+            user="4711:0",
+            read_only=True,
+            tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            shm_size="1g",
+        )
     )
     with container:
         url = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8000)}"

@@ -44,7 +44,10 @@ def test_what_the_host_gives_is_what_the_container_reads() -> None:
 
 
 def test_unset_stays_unset() -> None:
-    assert [e for e in ENVIRONMENT if "=" in e] == ["BRINGUP_API_KEY_FILE=/run/secrets/api_key"]
+    assert [e for e in ENVIRONMENT if "=" in e] == [
+        "BRINGUP_BIND=${BRINGUP_BIND:-127.0.0.1}",
+        "BRINGUP_API_KEY_FILE=/run/secrets/api_key",
+    ]
 
 
 def test_the_key_is_a_secret_file_and_nothing_else() -> None:

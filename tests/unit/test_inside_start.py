@@ -36,7 +36,8 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prepare(baked: Baked, extra: tuple[str, ...] = (), **environ: str) -> Launch:
-    return start.prepare({"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", **environ}, extra, baked, LOG)
+    given = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_BIND": "127.0.0.1", **environ}
+    return start.prepare(given, extra, baked, LOG)
 
 
 def test_the_command(baked: Baked) -> None:
@@ -62,7 +63,7 @@ def test_cpu_defaults_give_way(baked: Baked) -> None:
     assert "--enforce-eager" not in gpu.argv
 
 
-@pytest.mark.parametrize("bind", [ANYWHERE, "::", "10.1.2.3"])
+@pytest.mark.parametrize("bind", [ANYWHERE, "::", "10.1.2.3", ""])
 @pytest.mark.parametrize("key_file", ["", "/dev/null", "empty"])
 def test_public_without_a_key_is_refused(baked: Baked, tmp_path: Path, bind: str, key_file: str) -> None:
     if key_file == "empty":
@@ -70,7 +71,7 @@ def test_public_without_a_key_is_refused(baked: Baked, tmp_path: Path, bind: str
         key_file = str(tmp_path / "empty")
     with pytest.raises(UsageError) as e:
         prepare(baked, BRINGUP_BIND=bind, BRINGUP_API_KEY_FILE=key_file)
-    assert bind in e.value.message
+    assert (bind or "unset means 0.0.0.0") in e.value.message
     assert "BRINGUP_API_KEY_FILE" in e.value.hint
 
 
@@ -82,7 +83,7 @@ def test_public_with_a_key_is_not_refused(baked: Baked, tmp_path: Path) -> None:
     assert prepare(baked, BRINGUP_BIND=ANYWHERE, VLLM_API_KEY="k").environment["VLLM_API_KEY"] == "k"
 
 
-@pytest.mark.parametrize("bind", ["127.0.0.1", "::1", "localhost", ""])
+@pytest.mark.parametrize("bind", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_needs_no_key(baked: Baked, bind: str) -> None:
     assert "VLLM_API_KEY" not in prepare(baked, BRINGUP_BIND=bind).environment
 
@@ -134,7 +135,7 @@ def test_a_model_that_the_image_does_not_hold(baked: Baked) -> None:
 
 
 def test_the_only_model_is_the_default(baked: Baked) -> None:
-    launch = start.prepare({"BRINGUP_FLAVOUR": "cpu"}, (), baked, LOG)
+    launch = start.prepare({"BRINGUP_FLAVOUR": "cpu", "BRINGUP_BIND": "::1"}, (), baked, LOG)
     assert launch.argv[launch.argv.index("--model") + 1].endswith("/tiny")
 
 
@@ -200,8 +201,9 @@ def run_main(
 
     monkeypatch.setattr(entry, "Baked", lambda: baked)
     monkeypatch.setattr(entry, "supervise", supervise)
-    environ = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_STATE_DIR": str(tmp_path / "s"), **environ}
-    return entry.main(args, environ), started
+    given = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_BIND": "127.0.0.1"}
+    given["BRINGUP_STATE_DIR"] = str(tmp_path / "s")
+    return entry.main(args, given | environ), started
 
 
 def test_main_serves(baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
