@@ -57,8 +57,8 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     key = read_key(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
     if not key and not is_loopback(settings.bind):
         raise UsageError(
-            f"BRINGUP_BIND says that the port is published on {settings.bind}, not on loopback (unset means "
-            f"{EVERYWHERE}), and no API key is set",
+            f"the port is published on {settings.bind} as far as BRINGUP_BIND tells (unset means {EVERYWHERE}), "
+            "which is not loopback, and no API key is set",
             hint="set BRINGUP_API_KEY_FILE to a file with a key, or publish on loopback and say so: "
             "docker run -p 127.0.0.1:8000:8000 -e BRINGUP_BIND=127.0.0.1",
         )
