@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ class Parsed(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text; a default or a value of bringup.toml goes through its text too."""
+        if isinstance(value, bool):  # of bringup.toml; as text it would be a number
+            self.fail(f"{str(value).lower()} is no {self.name}", param, ctx)
         try:
             return self.option.parse(value if isinstance(value, str) else render(value))
         except ValueError as e:
@@ -95,7 +98,7 @@ def resolve(given: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
     # A positional has no variable of its own in click, and a secret no flag.
     for name in ("vllm_args", "api_key"):
         text = os.environ.get(variable(name), "")
-        if text and not given.get(name):
+        if text and sources.get(name) != "flag":
             try:
                 given[name], sources[name] = fields()[name][1].parse(text), "environment"
             except ValueError as e:
@@ -120,4 +123,17 @@ def read_config(path: Path) -> dict[str, Any]:
         if key.replace("-", "_") not in known:
             near = difflib.get_close_matches(key.replace("-", "_"), known, 1)
             raise UsageError(f"{path}: {key!r} is no setting", hint=f"perhaps {near[0]}?" if near else "see the README")
-    return {key.replace("-", "_"): value for key, value in raw.items()}
+    values = {key.replace("-", "_"): value for key, value in raw.items()}
+    if "vllm_args" in values:
+        values["vllm_args"] = _words(path, values["vllm_args"])
+    return values
+
+
+def _words(path: Path, value: Any) -> tuple[str, ...]:
+    """Arguments as a file gives them: a list, or one text that is split as a shell would."""
+    if isinstance(value, list):
+        return tuple(render(v) for v in value)
+    try:
+        return tuple(shlex.split(value))
+    except (ValueError, AttributeError) as e:
+        raise UsageError(f"{path}: vllm_args: {e}", hint='write it as a list: vllm_args = ["--seed", "1"]') from e
