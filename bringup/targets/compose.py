@@ -120,7 +120,10 @@ class ComposeTarget:
         flags = ["--volumes"] if volumes else []
         outcome = self._compose(["down", "--remove-orphans", "--timeout", "10", *flags], {}, None)
         if outcome.code:
-            raise TargetUnavailable(f"compose could not take {self._project} down: {explain(outcome.tail)}")
+            raise TargetUnavailable(
+                f"compose could not take {self._project} down: {explain(outcome.tail)}",
+                hint='start Docker, or run `./scripts/engine up` and `eval "$(./scripts/engine env)"`',
+            )
 
     def _compose(
         self, argv: list[str], values: dict[str, str], on_line: Callable[[str], None] | None
