@@ -72,7 +72,7 @@ class Engine:
         return str(self.config()["bridge"])
 
     def processes(self, program: str = "") -> list[int]:
-        """Processes that name the directory in their command line, this test run's own helpers apart."""
+        """Processes of `program` (of any, if empty) with a path below the directory in their command line."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
