@@ -51,6 +51,8 @@ class FakeHttp:
 
     def events(self, path: str, payload: Any, _timeout: float) -> tuple[Answer, list[Event]]:
         self.asked.append((path, payload))
+        if not self.streams:
+            raise NoAnswer("connection refused")
         return self.streams.pop(0)
 
 

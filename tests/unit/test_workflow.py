@@ -1,0 +1,305 @@
+"""The order of things: what is started is waited for, watched, proven or stopped; and whose fault is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bringup import artifacts, probes, workflow
+from bringup.checks import facts
+from bringup.edge import gpu
+from bringup.edge.docker import Engine, EngineFacts
+from bringup.edge.gpu import GpuState
+from bringup.edge.http import NoAnswer
+from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable, UsageError
+from bringup.records import ProbeRecord, Status, Verdict
+from bringup.settings import Settings
+from bringup.targets.compose import EngineContainer
+from tests.unit import samples
+from tests.unit.fakes import FakeContainer, FakeHttp, answer, make_server, plan, state
+from tests.unit.runs import Silent, a_run
+
+TOKEN = answer({"usage": {"completion_tokens": 1}})
+UP = {"/health": answer(b""), "/v1/completions": TOKEN}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "POLL", 0.0)
+
+
+# ---- waiting
+
+
+def wait(http: FakeHttp, container: FakeContainer | None = None, timeout: float = 5.0) -> float:
+    server = make_server(http, deadline=1.0)
+    made = cast("EngineContainer", container or FakeContainer())
+    return workflow.wait_ready(server, made, timeout, lambda _: None)
+
+
+def test_ready_is_the_first_token_and_counts_from_the_containers_start() -> None:
+    http = FakeHttp(dict(UP))
+    seconds = wait(http)
+    started = 1767225600.0  # 2026-01-01T00:00:00Z, what the fake container says
+    assert seconds == pytest.approx(time.time() - started, abs=5)
+    assert [path for path, _ in http.asked] == ["/health", "/v1/completions"]
+    assert http.asked[1][1]["max_tokens"] == 1
+
+
+NOT_YET: dict[str, Any] = {
+    "refused": NoAnswer("connection refused"),
+    "error": answer({"error": "loading"}, status=503),
+    "no token": answer({"usage": {"completion_tokens": 0}}),
+    "no usage": answer({"usage": None}),
+    "a list": answer([]),
+    "html": answer(b"<html>", content_type="text/html"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_no_token_is_not_ready(name: str) -> None:
+    replies = [NOT_YET[name], TOKEN]
+
+    def later(_payload: Any, _timeout: float) -> Any:
+        reply = replies.pop(0)
+        if isinstance(reply, NoAnswer):
+            raise reply
+        return reply
+
+    assert wait(FakeHttp({**UP, "/v1/completions": later})) > 0
+    assert replies == []
+
+
+def test_health_alone_is_not_ready() -> None:
+    with pytest.raises(NeverReady, match=r"no token within 0\.05 s; the container is running, the last try: refused"):
+        wait(FakeHttp({**UP, "/v1/completions": NoAnswer("refused")}), timeout=0.05)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refused_request_is_not_waited_out(status: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(NeverReady, match=f"not this request: HTTP {status}"):
+        wait(FakeHttp({**UP, "/v1/completions": answer({"error": "x"}, status=status)}))
+    assert time.monotonic() - started < 1
+
+
+DEATHS: dict[str, tuple[Any, str]] = {
+    "exited": (state("exited", exit_code=5), "the container is exited, exit code 5"),
+    "restarting": (state("restarting", exit_code=1), "is restarting"),
+    "dead": (state("dead"), "is dead"),
+    "paused": (state("paused"), "the container is paused"),
+    "out of memory": (state("exited", exit_code=137, oom_killed=True), "want of memory"),
+}
+
+
+@pytest.mark.parametrize("name", DEATHS)
+def test_a_death_ends_the_wait_with_the_last_lines(name: str) -> None:
+    last, words = DEATHS[name]
+    container = FakeContainer(states=[state(), state(), last], logs_="2026-01-01T00:00:00Z HF_TOKEN=abcdefgh died\n")
+    started = time.monotonic()
+    with pytest.raises(NeverReady) as e:
+        wait(FakeHttp({}), container)
+    assert time.monotonic() - started < 1
+    assert words in e.value.message
+    assert e.value.detail == "HF_TOKEN=[redacted] died"
+
+
+def test_a_created_container_is_waited_for() -> None:
+    assert wait(FakeHttp(dict(UP)), FakeContainer(states=[state("created"), state()])) > 0
+
+
+def test_an_answer_from_a_dead_container_is_no_answer() -> None:
+    """Somebody else has the port."""
+    with pytest.raises(NeverReady):
+        wait(FakeHttp(dict(UP)), FakeContainer(states=[state("exited")]))
+
+
+# ---- a whole run
+
+
+class FakeTarget:
+    """Stands for the compose target: what was there before, what `up` makes, whether `down` was called."""
+
+    def __init__(self, before: FakeContainer | None, made: FakeContainer | Exception) -> None:
+        self.before, self.made = before, made
+        self.now = before
+        self.downs = 0
+
+    def container(self) -> FakeContainer | None:
+        return self.now
+
+    def up(self, _plan: Any, _on_line: Any) -> FakeContainer:
+        if isinstance(self.made, Exception):
+            raise self.made
+        self.now = self.made
+        return self.made
+
+    def down(self) -> None:
+        self.downs += 1
+        self.now = None
+
+
+@pytest.fixture
+def bring_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[FakeTarget, Any]]:
+    """Run the main job with fakes at each seam; the target, and the record or the error."""
+
+    def go(
+        made: FakeContainer | Exception,
+        seen: Status = Status.PASS,
+        before: FakeContainer | None = None,
+        waiting: BaseException | float = 3.0,
+        **settings: Any,
+    ) -> tuple[FakeTarget, Any]:
+        target = FakeTarget(before, made)
+
+        def wait_ready(*_: Any) -> float:
+            if isinstance(waiting, BaseException):
+                raise waiting
+            return waiting
+
+        record = ProbeRecord(name="completion", status=seen, expected="x", found="y")
+        monkeypatch.setattr(workflow, "ComposeTarget", lambda *_: target)
+        monkeypatch.setattr(workflow, "wait_ready", wait_ready)
+        monkeypatch.setattr(probes, "verify", lambda *_: iter([record]))
+        monkeypatch.setattr(artifacts, "gather", lambda *_: ({"server.log": "x"}, []))
+        try:
+            return target, workflow.bring_up(a_run(tmp_path, **settings))[0]
+        except (BringupError, KeyboardInterrupt) as e:
+            return target, e
+
+    return go
+
+
+Go = Callable[..., tuple[FakeTarget, Any]]
+
+
+def test_a_pass_is_left_running(bring_up: Go, tmp_path: Path) -> None:
+    target, record = bring_up(FakeContainer())
+    assert (record.verdict, record.started_to_first_token, target.downs) == (Verdict.PASS, 3.0, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [(Status.FAIL, Verdict.FAIL), (Status.UNKNOWN, Verdict.UNKNOWN)],
+)
+def test_anything_else_is_stopped(bring_up: Go, seen: Status, verdict: Verdict) -> None:
+    target, record = bring_up(FakeContainer(), seen)
+    assert (record.verdict, target.downs) == (verdict, 1)
+
+
+def test_keep_leaves_what_failed(bring_up: Go) -> None:
+    assert bring_up(FakeContainer(), Status.FAIL, keep=True)[0].downs == 0
+
+
+@pytest.mark.parametrize("status", ["running", "paused"])
+def test_what_ran_before_is_left_and_its_start_was_not_observed(bring_up: Go, status: str) -> None:
+    before = FakeContainer(states=[state(status)])
+    target, record = bring_up(before, Status.FAIL, before=before)
+    assert (target.downs, record.started_to_first_token) == (0, None)
+
+
+def test_what_replaced_a_running_server_is_stopped(bring_up: Go) -> None:
+    target, record = bring_up(FakeContainer(id="c2"), Status.FAIL, before=FakeContainer(id="c1"))
+    assert (target.downs, record.started_to_first_token) == (1, 3.0)
+
+
+def test_what_lay_there_stopped_is_cleared(bring_up: Go) -> None:
+    before = FakeContainer(states=[state("exited")])
+    assert bring_up(before, Status.FAIL, before=before)[0].downs == 1
+
+
+def test_a_start_that_the_engine_refuses_is_cleared(bring_up: Go, tmp_path: Path) -> None:
+    target, error = bring_up(NeverReady("port is already allocated"))
+    assert isinstance(error, NeverReady)
+    assert target.downs == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [NeverReady("it died", detail="last lines"), EvidenceMissing("the container is gone")]
+)
+def test_a_death_while_waiting_leaves_a_bundle_that_says_fail(bring_up: Go, tmp_path: Path, error: Exception) -> None:
+    target, seen = bring_up(FakeContainer(), waiting=error)
+    assert isinstance(seen, NeverReady)
+    assert seen.message == str(error)
+    assert target.downs == 1
+    (bundle,) = tmp_path.iterdir()
+    assert str(bundle) in seen.hint
+    assert '"verdict": "fail"' in (bundle / "record.json").read_text()
+
+
+def test_no_bundle_does_not_hide_the_death(bring_up: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Path:
+        raise EvidenceMissing("No space left on device")
+
+    monkeypatch.setattr(artifacts, "write", full)
+    target, seen = bring_up(FakeContainer(), waiting=NeverReady("it died", detail="last lines"))
+    assert isinstance(seen, NeverReady)
+    assert (seen.message, seen.detail, target.downs) == ("it died", "last lines", 1)
+    assert "No space left" in seen.hint
+
+
+def test_no_bundle_after_a_pass_is_no_pass(bring_up: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Path:
+        raise EvidenceMissing("No space left on device")
+
+    monkeypatch.setattr(artifacts, "write", full)
+    target, seen = bring_up(FakeContainer())
+    assert isinstance(seen, EvidenceMissing)
+    assert target.downs == 1
+
+
+def test_ctrl_c_while_waiting_stops_it(bring_up: Go) -> None:
+    target, seen = bring_up(FakeContainer(), waiting=KeyboardInterrupt())
+    assert isinstance(seen, KeyboardInterrupt)
+    assert target.downs == 1
+
+
+def test_missing_evidence_makes_a_pass_unknown(bring_up: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.probes = (ProbeRecord(name="completion", status=Status.PASS, expected="x", found="y"),)
+    monkeypatch.setattr(artifacts, "gather", lambda *_: ({"a": "x"}, ["server.log (gone)"]))
+    container = cast("EngineContainer", FakeContainer())
+    record, _ = workflow.collect(run, make_server(FakeHttp({})), container, {})
+    assert record.verdict is Verdict.UNKNOWN
+    assert "server.log (gone)" in record.probes[-1].found
+
+
+# ---- what stops before anything is started
+
+
+def test_a_failed_check_stops_and_names_the_remedy(tmp_path: Path) -> None:
+    host = replace(samples.FACTS, port_holder="nginx (pid 5)")
+    with pytest.raises(CheckFailed, match=r"check port: found 127\.0\.0\.1:8000: nginx \(pid 5\)") as e:
+        workflow.require(a_run(tmp_path, host))
+    assert "--port" in e.value.hint
+
+
+def test_no_engine_is_unavailable_and_not_a_failed_check(tmp_path: Path) -> None:
+    host = replace(samples.FACTS, engine=samples.NO_ENGINE)
+    for what in (workflow.require, workflow.build, workflow.attach):
+        with pytest.raises(TargetUnavailable, match="does not answer"):
+            what(a_run(tmp_path, host))
+
+
+def test_a_bad_destination_stops_before_the_checks(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = a_run(tmp_path / "file" / "x")
+    with pytest.raises(UsageError, match="cannot be written"):
+        workflow.bring_up(run)
+    assert run.checks == ()
+
+
+def test_a_host_without_engine_or_driver_can_still_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "facts", lambda _: EngineFacts(reachable=False, error="no"))
+    monkeypatch.setattr(gpu, "read", lambda: GpuState(available=False, error="no library"))
+    monkeypatch.setattr(facts, "gather", lambda *_: replace(samples.FACTS, engine=samples.NO_ENGINE))
+    run = workflow.prepare("plan", Settings(), {}, cast("Any", Silent()))
+    assert (run.plan.flavour, run.host.engine.reachable) == ("cpu", False)
+    assert plan().flavour == "cpu"
