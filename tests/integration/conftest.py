@@ -53,15 +53,15 @@ def reap(client: docker.DockerClient) -> list[str]:
     left = []
     for container in client.containers.list(all=True, ignore_removed=True):
         project = container.labels.get("com.docker.compose.project", "")
-        if project.startswith(SESSION) or container.labels.get(LABEL) == SESSION:
+        if project.startswith(f"{SESSION}-") or container.labels.get(LABEL) == SESSION:
             left.append(f"container {container.name}")
             container.remove(force=True, v=True)
     for network in client.networks.list():
-        if str(network.name).startswith(SESSION):
+        if str(network.name).startswith(f"{SESSION}-"):
             left.append(f"network {network.name}")
             network.remove()
     for volume in client.volumes.list():
-        if str(volume.name).startswith(SESSION):
+        if str(volume.name).startswith(f"{SESSION}-"):
             volume.remove(force=True)
     return left
 
