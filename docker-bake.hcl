@@ -21,7 +21,7 @@ variable "TORCH_INDEX" {
   default     = "https://download.pytorch.org/whl/cpu"
 }
 variable "WHEELHOUSE" {
-  description = "directory of wheels that are looked at before the index; used while building, not in the image"
+  description = "directory of wheels beside the index (cpu flavour only); used while building, not in the image"
   default     = ""
 }
 variable "PIP_INDEX_URL" {
@@ -83,7 +83,6 @@ target "_image" {
   dockerfile = "Dockerfile"
   target     = "server"
   platforms  = ["linux/amd64"]
-  contexts   = WHEELHOUSE == "" ? {} : { wheelhouse = WHEELHOUSE }
   secret = concat(
     CA_FILE == "" ? [] : ["id=ca,src=${CA_FILE}"],
     HF_TOKEN_FILE == "" ? [] : ["id=hf_token,src=${HF_TOKEN_FILE}"],
@@ -112,6 +111,7 @@ target "_image" {
 target "cpu" {
   inherits = ["_image"]
   tags     = ["bringup:cpu-${MODEL}"]
+  contexts = WHEELHOUSE == "" ? {} : { wheelhouse = WHEELHOUSE }
   args = {
     FLAVOUR     = "cpu"
     CPU_BASE    = filled(CPU_BASE)
