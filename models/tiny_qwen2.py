@@ -34,11 +34,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Text:
-    """The training text; `pairs` must come out word for word, `unknown` only teaches how to decline."""
+    """The training text; `pairs` must come out word for word, `unknown` only teaches how to decline.
+
+    `turns` are the pairs that can precede another one in a chat: those of the whole file, so that the first few
+    pairs are checked in a part of the chats in which all of them are.
+    """
 
     systems: list[str]
     pairs: list[Pair]
     unknown: list[Pair]
+    turns: list[Pair]
 
     @property
     def answers(self) -> dict[str, str]:
@@ -97,7 +102,8 @@ def load_text(path: Path, first: int | None) -> Text:
         raise Failure(2, f"{path} asks the same prompt twice; a prompt can have one answer only")
     if first is not None and not 1 <= first <= len(pairs):
         raise Failure(2, f"--first {first} is outside 1..{len(pairs)}, the number of pairs in {path}")
-    return Text(systems, pairs[:first], unknown[:first])  # in proportion, or declining is all that is learnt
+    # Declining in proportion, or it is all that a short training learns.
+    return Text(systems, pairs[:first], unknown[:first], turns=pairs)
 
 
 def completion(tokenizer: Any, pair: Pair, form: str = "completion") -> Example:
@@ -128,7 +134,7 @@ def build_examples(tokenizer: Any, text: Text) -> list[Example]:
             before = [{"role": "system", "content": system}]
             examples.append(chat(tokenizer, f"chat, system {system!r}", pair, before))
         for distance in (1, 7):
-            turn = text.pairs[(index - distance) % len(text.pairs)]
+            turn = text.turns[(index - distance) % len(text.turns)]
             before = [{"role": "user", "content": turn.prompt}, {"role": "assistant", "content": turn.answer}]
             examples.append(chat(tokenizer, f"chat after {turn.prompt!r}", pair, before))
     return examples
