@@ -128,8 +128,17 @@ def test_too_soon_over_asks_for_longer_streams_and_takes_their_rhythm() -> None:
     found, http = ask_streaming(stream_of(TEXT, 0.0), stream_of(TEXT, 0.0), stream_of(TEXT, 0.02))
     assert found.status is Status.PASS
     assert [p["max_tokens"] for _, p in http.asked if p.get("ignore_eos")] == list(streaming.LONGER)
-    found, _ = ask_streaming(stream_of(TEXT, 0.0), stream_of(TEXT, 0.0, 4.0))
+    assert ask_streaming(*[stream_of(TEXT, 0.0)] * 3)[0].status is Status.UNKNOWN
+
+
+def test_a_block_is_called_one_when_it_comes_again() -> None:
+    block, stream = stream_of(TEXT, 0.0, 4.0), stream_of(TEXT, 0.02)
+    found, http = ask_streaming(block, block)
     assert found.status is Status.FAIL
+    first, again = (p for _, p in http.asked if "stream" in p)
+    assert first == again
+    assert ask_streaming(block, stream)[0].status is Status.PASS
+    assert ask_streaming(stream_of(TEXT, 0.0), block, block)[0].status is Status.FAIL
 
 
 def test_a_context_too_short_for_longer_streams_is_not_the_servers_fault() -> None:
