@@ -62,16 +62,16 @@ def test_the_image_serves_read_only_and_as_any_user(image: str) -> None:
         DockerContainer(image)
         .with_env("BRINGUP_BIND", "127.0.0.1")
         .with_kwargs(
-            ports={"8000/tcp": ("127.0.0.1", None)},
             labels={LABEL: SESSION},
             user="4711:0",
             read_only=True,
-            tmpfs={"/tmp": "exec,mode=1777"},  # noqa: S108
+            tmpfs={"/tmp": "exec,mode=1777"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             shm_size="1g",
         )
     )
+    container.ports["8000/tcp"] = ("127.0.0.1", None)  # type: ignore[assignment]  # docker's own form
     with container:
         url = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(8000)}"
         wait_for_answer(url)
