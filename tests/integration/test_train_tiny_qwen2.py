@@ -52,7 +52,18 @@ def box(engine: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPa
         ROOT / "bringup" / "data": "/repo/data",
         broken: "/broken",
     }
-    argv = ["docker", "run", "--detach", "--rm", "--init", "--name", name, "--label", f"{LABEL}={SESSION}"]
+    argv = [
+        "docker",
+        "run",
+        "--detach",
+        "--rm",
+        "--init",
+        "--no-healthcheck",
+        "--name",
+        name,
+        "--label",
+        f"{LABEL}={SESSION}",
+    ]
     argv += ["--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777", "--tmpfs", "/out:mode=1777"]  # noqa: S108
     for source, target in mounts.items():
         argv += ["--volume", f"{source}:{target}:ro"]
