@@ -107,6 +107,7 @@ end_program() {
 
 descendants() {
     local child
+    # shellcheck disable=SC2013  # one line of words, all of them numbers
     for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do
         descendants "$child"
         printf '%s\n' "$child"
