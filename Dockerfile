@@ -31,7 +31,7 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     if [ -s /run/secrets/ca.crt ]; then set -- "$@" -o Acquire::https::CaInfo=/run/secrets/ca.crt; fi; \
     apt-get "$@" update; \
     apt-get "$@" install -y --no-install-recommends \
-        ca-certificates g++ gcc libc6-dev libnuma1 libtcmalloc-minimal4 python3 python3-dev tini; \
+        ca-certificates g++ gcc libc6-dev libnuma1 python3 python3-dev tini; \
     rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
 # Ubuntu's images have a user of their own at uid 1000.
 RUN set -eu; \
