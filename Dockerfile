@@ -88,6 +88,15 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
     echo /opt/bringup/src >"$packages/bringup.pth"
 
+# The one model's part of the weights lock, so that pinning another model does not fetch this one again. A name that is
+# not in the lock keeps all of it: the next stage says which names there are.
+FROM base AS pin
+ARG MODEL=tiny-qwen2
+COPY bringup/data/weights.lock /lock.json
+RUN python3 -c "import json, sys; lock = json.load(open('/lock.json')); models = lock['models']; \
+lock['models'] = {sys.argv[1]: models[sys.argv[1]]} if sys.argv[1] in models else models; \
+json.dump(lock, open('/weights.lock', 'w'))" "$MODEL"
+
 # The weights, fetched or copied by the lock and compared with it, whatever they are served by.
 FROM base AS weights
 COPY locks/fetch.lock /locks/fetch.lock
@@ -103,8 +112,8 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     uv pip install --quiet --python /opt/fetch/bin/python --require-hashes --no-deps --only-binary :all: \
         --find-links /wheelhouse -r /locks/fetch.lock
 # Only these files of the package, so that a change in any other does not fetch again.
-COPY bringup/__init__.py bringup/errors.py bringup/weights.py /src/bringup/
-COPY bringup/data/weights.lock /src/bringup/data/weights.lock
+COPY bringup/errors.py bringup/weights.py /src/bringup/
+COPY --from=pin /weights.lock /src/bringup/data/weights.lock
 ARG MODEL=tiny-qwen2
 ARG HF_ENDPOINT=""
 WORKDIR /src
@@ -116,13 +125,13 @@ RUN --mount=type=bind,source=models,target=/src/models \
     if [ -s /run/secrets/ca.crt ]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
     /opt/fetch/bin/python -m bringup.weights stage --model "$MODEL" --source /src/models \
         --out "/out/models/$MODEL" --token-file /run/secrets/hf_token; \
-    cp bringup/data/weights.lock /out/weights.lock; \
     chmod -R u=rwX,go=rX /out; \
     find /out -exec touch -h -d @0 {} +
 
 # Our own code, the layer that changes most.
 FROM wheels AS app
 COPY bringup /out/src/bringup
+COPY bringup/data/weights.lock /out/weights.lock
 RUN set -eu; \
     chmod -R u=rwX,go=rX /out; \
     find /out -exec touch -h -d @0 {} +; \
