@@ -64,7 +64,7 @@ def box(engine: docker.DockerClient, image: str, tmp_path_factory: pytest.TempPa
         "--label",
         f"{LABEL}={SESSION}",
     ]
-    argv += ["--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777", "--tmpfs", "/out:mode=1777"]  # noqa: S108
+    argv += ["--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777", "--tmpfs", "/out:mode=1777"]
     for source, target in mounts.items():
         argv += ["--volume", f"{source}:{target}:ro"]
     started = subprocess.run(
@@ -136,7 +136,10 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.timeout(900)
 def test_a_short_training_learns_its_prompts(box: Box) -> None:
-    done = box.script("--out", "/out/short", "--first", str(FIRST), "--steps", "150", "--lock", "/out/lock.json")
+    parts = TEXT.read_text("utf-8").split("[[pair]]")
+    (box.broken / "short.toml").write_text("[[pair]]".join(parts[: FIRST + 1]), "utf-8")
+    short = ["--text", "/broken/short.toml", "--first", str(FIRST), "--steps", "150"]
+    done = box.script("--out", "/out/short", *short, "--lock", "/out/lock.json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["last_loss"] < result["first_loss"] / 20
