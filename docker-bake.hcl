@@ -53,7 +53,7 @@ variable "SOURCE" {
   default     = ""
 }
 variable "SOURCE_DATE_EPOCH" {
-  description = "label: time of creation in seconds since 1970; without it there is no such label"
+  description = "label: time of creation in seconds since 1970"
   default     = ""
 }
 variable "CPU_LOCK_SHA256" {
@@ -69,6 +69,7 @@ variable "WEIGHTS_LOCK_SHA256" {
   default     = ""
 }
 
+# An argument that is not given keeps the Dockerfile's default.
 function "filled" {
   params = [value]
   result = value == "" ? null : value
@@ -92,17 +93,18 @@ target "_image" {
     PIP_INDEX_URL = PIP_INDEX_URL
     HF_ENDPOINT   = HF_ENDPOINT
   }
+  # What is not known is empty rather than absent: else the base image's own labels would show through.
   labels = {
     "org.opencontainers.image.title"       = "bringup"
     "org.opencontainers.image.description" = "vLLM with its weights, ready to serve: ${MODEL}"
     "org.opencontainers.image.licenses"    = "Apache-2.0"
     "org.opencontainers.image.version"     = VERSION
-    "org.opencontainers.image.revision"    = filled(REVISION)
-    "org.opencontainers.image.source"      = filled(SOURCE)
-    "org.opencontainers.image.created"     = SOURCE_DATE_EPOCH == "" ? null : timeadd("1970-01-01T00:00:00Z", "${SOURCE_DATE_EPOCH}s")
+    "org.opencontainers.image.revision"    = REVISION
+    "org.opencontainers.image.source"      = SOURCE
+    "org.opencontainers.image.created"     = SOURCE_DATE_EPOCH == "" ? "" : timeadd("1970-01-01T00:00:00Z", "${SOURCE_DATE_EPOCH}s")
     "dev.bringup.model"                    = MODEL
     "dev.bringup.vllm"                     = "0.32.0"
-    "dev.bringup.weights-lock-sha256"      = filled(WEIGHTS_LOCK_SHA256)
+    "dev.bringup.weights-lock-sha256"      = WEIGHTS_LOCK_SHA256
   }
   # No attestations: they need an image store that not every engine has.
   attest = ["type=provenance,disabled=true"]
@@ -119,7 +121,7 @@ target "cpu" {
   }
   labels = {
     "dev.bringup.flavour"            = "cpu"
-    "dev.bringup.wheels-lock-sha256" = filled(CPU_LOCK_SHA256)
+    "dev.bringup.wheels-lock-sha256" = CPU_LOCK_SHA256
   }
 }
 
@@ -132,6 +134,6 @@ target "gpu" {
   }
   labels = {
     "dev.bringup.flavour"            = "gpu"
-    "dev.bringup.wheels-lock-sha256" = filled(GPU_LOCK_SHA256)
+    "dev.bringup.wheels-lock-sha256" = GPU_LOCK_SHA256
   }
 }
