@@ -78,7 +78,7 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     --mount=type=cache,id=bringup-uv,target=/root/.cache/uv \
     set -eu; unset PYTHONDONTWRITEBYTECODE; \
     export UV_COMPILE_BYTECODE=1 PYC_INVALIDATION_MODE=UNCHECKED_HASH UV_LINK_MODE=copy UV_NO_CONFIG=1 \
-        UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=180 UV_DEFAULT_INDEX="$PIP_INDEX_URL"; \
+        UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=180 UV_HTTP_RETRIES=10 UV_DEFAULT_INDEX="$PIP_INDEX_URL"; \
     if [ -s /run/secrets/ca.crt ]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
     set -- --find-links /wheelhouse; \
     if [ "$FLAVOUR" = cpu ] && [ -n "$TORCH_INDEX" ]; then set -- "$@" --find-links "${TORCH_INDEX%/}/torch/"; fi; \

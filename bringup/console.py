@@ -19,6 +19,7 @@ from bringup.records import CheckRecord, ProbeRecord, Status, StepRecord
 if TYPE_CHECKING:
     from rich.console import Console as Rich
 
+DETAIL = 120  # characters of the latest line of a program below
 HEARTBEAT = 10.0  # seconds between signs of life where there is no terminal
 STYLES = {
     Status.PASS: "green",
@@ -79,7 +80,7 @@ class Console:
             return f"{name} ... {time.monotonic() - started:.0f} s{detail}"
 
         def detail(text: str) -> None:
-            latest[0] = text
+            latest[0] = text[:DETAIL]
             if self.verbose:
                 self.say(f"  | {text}")
 

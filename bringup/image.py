@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bringup.settings import Settings
 from bringup.weights import LOCK, sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
+LINE = 200  # characters of a line of the build that are shown
 
 
 def bake_environment(settings: Settings, flavour: str, root: Path) -> dict[str, str]:
@@ -57,8 +59,10 @@ def build(
     Raises:
         BuildFailed: with the build's last lines.
     """
-    git = process.run(["git", "-C", str(root), "rev-parse", "HEAD"]) if (root / ".git").exists() else None
-    revision = {"REVISION": git.out.strip()} if git and git.code == 0 else {}
+    show = ["git", "-C", str(root), "show", "--no-patch", "--format=%H %ct", "HEAD"]
+    git = process.run(show) if (root / ".git").exists() else None
+    words = git.out.split() if git and git.code == 0 else []
+    revision = dict(zip(("REVISION", "SOURCE_DATE_EPOCH"), words, strict=False))
     outcome = process.run(
         bake_argv(flavour, tag, values),
         extra_env=values | revision,
@@ -70,16 +74,24 @@ def build(
         raise BuildFailed(
             f"the {flavour} image was not built: {last_error(outcome.tail)}",
             hint="the lines above are the build's own; -v shows all of them",
-            detail=outcome.tail,
+            detail=excerpt(outcome.tail),
         )
     return outcome
 
 
 def last_error(output: str) -> str:
-    """The line of a build's output that says what went wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    marked = [line for line in lines if "ERROR" in line or line.lower().startswith("error")]
-    return (marked or lines or ["no output"])[-1]
+    """The line of a build's output that says what went wrong: the program's own words before BuildKit's."""
+    lines = [re.sub(r"^#\d+ ([\d.]+ )?", "", line.strip()) for line in output.splitlines() if line.strip()]
+    own = [line for line in lines if re.match(r"E: |(error|fatal)\b.*:", line)]
+    marked = [line for line in lines if "ERROR" in line]
+    return (own or marked or lines or ["no output"])[0 if own else -1][:LINE]
+
+
+def excerpt(output: str) -> str:
+    """The build's last lines, up to where BuildKit begins to quote the Dockerfile."""
+    lines = [line[:LINE] for line in output.splitlines() if line.strip()]
+    quoted = next((n for n, line in enumerate(lines) if line.startswith("Dockerfile:")), len(lines))
+    return "\n".join(lines[:quoted])
 
 
 def summary(raw: dict[str, Any]) -> dict[str, Any]:

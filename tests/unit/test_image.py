@@ -91,7 +91,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, code: int, tail: str) -> list[dict
     def run(argv: list[str], **more: Any) -> Outcome:
         calls.append({"argv": argv, **more})
         if argv[0] == "git":
-            return Outcome(tuple(argv), 0, "abc123\n", "", 0.0)
+            return Outcome(tuple(argv), 0, "abc123 1795000000\n", "", 0.0)
         return Outcome(tuple(argv), code, "", tail, 0.0)
 
     monkeypatch.setattr(process, "run", run)
@@ -102,13 +102,13 @@ def test_a_build_of_a_clone_is_labelled_with_its_commit(root: Path, monkeypatch:
     (root / ".git").mkdir()
     calls = fake_run(monkeypatch, 0, "")
     image.build(root, "cpu", "t", {"MODEL": "m"}, lambda _: None)
-    assert calls[-1]["extra_env"] == {"MODEL": "m", "REVISION": "abc123"}
+    assert calls[-1]["extra_env"] == {"MODEL": "m", "REVISION": "abc123", "SOURCE_DATE_EPOCH": "1795000000"}
     assert calls[-1]["cwd"] == root
 
 
 def test_a_build_that_fails_says_the_line_that_matters(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_run(monkeypatch, 1, "#1 doing\n#2 ERROR: no such wheel\n------\nlast words\n")
-    with pytest.raises(BuildFailed, match="the cpu image was not built: #2 ERROR: no such wheel") as e:
+    with pytest.raises(BuildFailed, match="the cpu image was not built: ERROR: no such wheel") as e:
         image.build(root, "cpu", "t", {}, lambda _: None)
     assert "last words" in e.value.detail
     assert len(calls) == 1, "no clone, no commit"
@@ -116,10 +116,25 @@ def test_a_build_that_fails_says_the_line_that_matters(root: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("output", "line"),
-    [("", "no output"), ("a\nb\n", "b"), ("a\nerror: x\nb", "error: x"), ("ERROR: 1\nERROR: 2\nc", "ERROR: 2")],
+    [
+        ("", "no output"),
+        ("a\nb\n", "b"),
+        ("a\nerror: x\nb", "error: x"),
+        ("ERROR: 1\nERROR: 2\nc", "ERROR: 2"),
+        (
+            "#18 44.91 error: no `x`\n#18 44.91   cause: y\n#18 ERROR: process z\nERROR: failed to solve: z",
+            "error: no `x`",
+        ),
+        ("#9 1.2 E: Unable to locate package x\nERROR: failed to solve: z", "E: Unable to locate package x"),
+    ],
 )
 def test_the_last_error(output: str, line: str) -> None:
     assert image.last_error(output) == line
+
+
+def test_the_excerpt_ends_where_the_dockerfile_is_quoted() -> None:
+    assert image.excerpt("#1 a\n\nerror: b\nDockerfile:7\n 7 | >>> RUN c\n") == "#1 a\nerror: b"
+    assert image.excerpt("x" * 999) == "x" * image.LINE
 
 
 def test_the_summary_identifies_the_image() -> None:
