@@ -125,10 +125,13 @@ def test_streams_that_fail(stream: tuple[Answer, list[Event]], plain: Any, words
 
 
 def test_too_soon_over_asks_for_longer_streams_and_takes_their_rhythm() -> None:
-    found, http = ask_streaming(stream_of(TEXT, 0.0), stream_of(TEXT, 0.0), stream_of(TEXT, 0.02))
-    assert found.status is Status.PASS
-    assert [p["max_tokens"] for _, p in http.asked if p.get("ignore_eos")] == list(streaming.LONGER)
-    assert ask_streaming(*[stream_of(TEXT, 0.0)] * 3)[0].status is Status.UNKNOWN
+    burst, stream = stream_of(TEXT, 0.0), stream_of(TEXT, 0.02)
+    for bursts in range(1, 8):
+        found, http = ask_streaming(*[burst] * bursts, stream)
+        assert found.status is Status.PASS
+        tokens = [p["max_tokens"] for _, p in http.asked if "stream" in p]
+        assert tokens == [96, 96, 96, 96, 96, 400, 1500, 1500][: bursts + 1]
+    assert ask_streaming(*[burst] * 8)[0].status is Status.UNKNOWN
 
 
 def test_a_block_is_called_one_when_it_comes_again() -> None:
@@ -138,9 +141,9 @@ def test_a_block_is_called_one_when_it_comes_again() -> None:
     first, again = (p for _, p in http.asked if "stream" in p)
     assert first == again
     assert ask_streaming(block, stream)[0].status is Status.PASS
-    assert ask_streaming(stream_of(TEXT, 0.0), block, block)[0].status is Status.FAIL
+    assert ask_streaming(stream_of(TEXT, 0.0), block, stream_of(TEXT, 0.0), block)[0].status is Status.FAIL
 
 
 def test_a_context_too_short_for_longer_streams_is_not_the_servers_fault() -> None:
-    found, _ = ask_streaming(stream_of(TEXT, 0.0), (answer({"error": "too long"}, status=400), []))
+    found, _ = ask_streaming(*[stream_of(TEXT, 0.0)] * 5, (answer({"error": "too long"}, status=400), []))
     assert found.status is Status.UNKNOWN
