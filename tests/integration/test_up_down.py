@@ -205,7 +205,8 @@ def test_paused_during_verify_is_a_hang(served: Served, engine: docker.DockerCli
 
 
 def test_unpaused_it_answers_again(served: Served) -> None:
-    assert bringup("verify", served.url).code == 0
+    done = bringup("verify", served.url)
+    assert done.code == 0, done.err
 
 
 @pytest.fixture(scope="module")
