@@ -67,6 +67,21 @@ def seconds(text: str) -> float:
     return hours * 3600 + minutes * 60 + rest
 
 
+def deadline(text: str) -> float:
+    """A duration that leaves time for something to happen."""
+    value = seconds(text)
+    if value <= 0:
+        raise ValueError(f"{text} leaves no time")
+    return value
+
+
+def project_name(text: str) -> str:
+    """A name that compose takes for a project."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
+        raise ValueError(f"{text!r} is not lower-case letters, digits, - and _, beginning with a letter or digit")
+    return text
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """A parser that takes one of some words."""
 
@@ -128,9 +143,9 @@ class Settings:
         "auto", "Image flavour: gpu, cpu, or auto by what the host has.", one_of("auto", "gpu", "cpu"), "FLAVOUR"
     )
     image: str | None = _option(None, "Image to start instead of bringup:FLAVOUR-MODEL.", metavar="IMAGE")
-    project: str = _option("bringup", "Compose project: names the containers and volumes.", metavar="NAME")
-    timeout: float = _option(900.0, "Deadline from start to the first token.", seconds, "DURATION")
-    request_timeout: float = _option(60.0, "Deadline of one probe.", seconds, "DURATION")
+    project: str = _option("bringup", "Compose project: names the containers and volumes.", project_name, "NAME")
+    timeout: float = _option(900.0, "Deadline from start to the first token.", deadline, "DURATION")
+    request_timeout: float = _option(60.0, "Deadline of one probe.", deadline, "DURATION")
     artifacts: Path = _option(Path("artifacts"), "Directory that bundles are written to.", Path, "DIR")
     keep: bool = _option(False, "Leave a server that failed running, to look into it.", boolean, "BOOL")
     base: str | None = _option(None, "Base image to build on instead of the locked one.", metavar="IMAGE")

@@ -186,7 +186,11 @@ def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
         run.watch.say("the server was running before and is left so")
         return
     with run.step("stop what was started"):
-        target.down()
+        try:
+            target.down()
+        except BaseException:  # Ctrl-C in here: the next ones are ignored, so this attempt ends
+            target.down()
+            raise
 
 
 def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[EngineContainer, Server]:

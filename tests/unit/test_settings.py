@@ -13,9 +13,11 @@ from bringup.settings import (
     Settings,
     between,
     boolean,
+    deadline,
     fields,
     from_environment,
     one_of,
+    project_name,
     render,
     seconds,
     server_environment,
@@ -208,3 +210,15 @@ def test_one_of_refuses_another_word_and_lists_them() -> None:
     assert [parse("a"), parse("b")] == ["a", "b"]
     with pytest.raises(ValueError, match="'A' is not one of a, b"):
         parse("A")
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0m", "0.0"])
+def test_a_deadline_of_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="leaves no time"):
+        deadline(text)
+
+
+@pytest.mark.parametrize("text", ["", "-x", "_x", "X", "a b", "a.b", "ü"])
+def test_a_project_name_that_compose_would_refuse_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="lower-case"):
+        project_name(text)
