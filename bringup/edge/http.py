@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from bringup.edge.attention import attention
 from bringup.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,12 +26,16 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """A complete answer; `seconds` from sending the request to its last byte."""
+    """A complete answer; `seconds` from sending the request to its last byte.
+
+    `waited`: seconds of them in which a stream's reader was ready and this host gave it no CPU.
+    """
 
     status: int
     content_type: str
     body: bytes
     seconds: float
+    waited: float = 0.0
 
     def json(self) -> Any:
         """The body as JSON.
@@ -87,7 +93,7 @@ class Http:
         events: list[Event] = []
         rest = b""
         started = time.monotonic()
-        with self._open("POST", path, payload, timeout) as response:
+        with attention() as waited, self._open("POST", path, payload, timeout) as response:
             body = bytearray()
             for chunk in self._chunks(response, started, timeout):
                 body += chunk
@@ -98,7 +104,8 @@ class Http:
                     for line in lines
                     if line.startswith(b"data:")
                 ]
-            return self._answer(response, bytes(body), started), events
+            answer = self._answer(response, bytes(body), started)
+            return dataclasses.replace(answer, waited=waited.seconds), events
 
     def _whole(self, method: str, path: str, payload: Any, timeout: float) -> Answer:
         started = time.monotonic()

@@ -17,8 +17,10 @@ SAME_TIME = 0.0005  # seconds; chunks closer than this arrived together
 MIN_ARRIVALS = 4
 MIN_SPREAD = 0.2  # of the whole time; a block that a proxy hands on piece by piece comes at the very end
 TELLING = 3.0  # seconds; on a busy host tokens of a shorter stream can arrive together without anyone's fault
+STARVED = 0.1  # of the whole time; a reader that waited longer for a CPU has seen its own host, not the server
+BLOCKS = 3  # how many blocks make a server that sends blocks
 # Tokens of further streams, asked for while none came as a stream; None is the same request once more.
-AGAIN = (None, None, None, None, 400, 1500, 1500)
+AGAIN = (None, None, None, None, 400, 1500, 1500, 1500)
 
 
 def streaming(server: Server) -> Finding:
@@ -27,7 +29,7 @@ def streaming(server: Server) -> Finding:
     canaries = server.expect.canaries
     prompt = max(canaries, key=lambda c: len(c.answer)).prompt if canaries else openai.PROMPTS[1]
     request = openai.greedy(server.expect.model, prompt)
-    fault, text, times = stream(server, request)
+    fault, text, times, waited = stream(server, request)
     if fault:
         return failed(wanted, fault)
     fault = openai.text_fault(text)
@@ -39,40 +41,42 @@ def streaming(server: Server) -> Finding:
         return failed(wanted, f"the plain answer to compare with: {fault}")
     if text != openai.text_of(body):
         return failed(wanted, f"streamed {text!r}, plain {openai.text_of(body)!r}")
-    return rhythm(server, wanted, request, times)
+    return rhythm(server, request, judge(wanted, times, waited))
 
 
-def rhythm(server: Server, wanted: str, request: dict[str, Any], times: list[float]) -> Finding:
-    """The judgement of the stream that arrived at `times`, or of further ones when that did not tell.
+def rhythm(server: Server, request: dict[str, Any], seen: Finding) -> Finding:
+    """The judgement of a stream, or of further ones when that did not tell.
 
-    A server on a busy host holds some streams back (seen with vLLM on two cores: its engine spins, and what speaks
-    HTTP waits for seconds), but not all; whoever sends blocks sends nothing else. So one stream that is one passes,
-    and a block is called one when there were two.
+    On a busy host some streams are held back on their way (seen with vLLM on two cores: its engine spins, and who
+    hands on the bytes waits for seconds), but not all; whoever sends blocks sends nothing else. So one stream that is
+    one passes, and a block is called one when there were `BLOCKS`.
     """
-    seen = judge(wanted, times)
+    wanted = seen.expected
     blocks = int(seen.status is Status.FAIL)
     for tokens in AGAIN:
-        if seen.status is Status.PASS or blocks == 2:
+        if seen.status is Status.PASS or blocks == BLOCKS:
             break
         if tokens is not None:
             request = request | {"max_tokens": tokens, "ignore_eos": True}
-        fault, _, times = stream(server, request)
+        fault, _, times, waited = stream(server, request)
         if fault.startswith("HTTP 400"):  # more than its context holds
             break
         if fault:
             return failed(wanted, fault)
-        seen = judge(wanted, times)
+        seen = judge(wanted, times, waited)
         blocks += seen.status is Status.FAIL
+    if seen.status is Status.FAIL and blocks < BLOCKS:
+        return unknown(wanted, f"{seen.found}: {blocks} such blocks, too few to blame the server", **seen.data)
     return seen
 
 
-def stream(server: Server, request: dict[str, Any]) -> tuple[str, str, list[float]]:
-    """Stream one request; see `read`."""
+def stream(server: Server, request: dict[str, Any]) -> tuple[str, str, list[float], float]:
+    """Stream one request; see `read`. Last comes how long our reader waited for a CPU (seconds)."""
     asked = request | {"stream": True, "stream_options": {"include_usage": True}}
     answer, events = server.http.events("/v1/completions", asked, server.deadline)
     if answer.status != 200 or not answer.content_type.startswith("text/event-stream"):
-        return f"HTTP {answer.status}, {answer.content_type or 'no content type'}: {answer.excerpt()}", "", []
-    return read(events, server.expect.model)
+        return f"HTTP {answer.status}, {answer.content_type or 'no content type'}: {answer.excerpt()}", "", [], 0.0
+    return (*read(events, server.expect.model), answer.waited)
 
 
 def read(events: list[Event], model: str | None) -> tuple[str, str, list[float]]:
@@ -107,7 +111,7 @@ def read(events: list[Event], model: str | None) -> tuple[str, str, list[float]]
     return "", "".join(parts), times
 
 
-def judge(wanted: str, times: list[float]) -> Finding:
+def judge(wanted: str, times: list[float], waited: float = 0.0) -> Finding:
     """Did the chunks come progressively? `times`: arrivals in seconds since the request. Pure."""
     gaps = [b - a for a, b in itertools.pairwise(times)]
     data = {"first": times[0] if times else None, "gaps": [round(g, 6) for g in gaps]}
@@ -120,6 +124,8 @@ def judge(wanted: str, times: list[float]) -> Finding:
         found = f"{len(times)} chunks in {len(arrivals)} arrivals, first after {times[0]:.3f} s, "
         return passed(wanted, found + f"median gap {middle * 1000:.1f} ms", **data)
     found = f"{len(times)} chunks in {len(arrivals)} arrivals, within {spread:.3f} s after {times[0]:.3f} s"
+    if waited > STARVED * times[-1]:
+        return unknown(wanted, f"{found}: but our reader got no CPU for {waited:.3f} s of it", **data)
     if times[-1] < TELLING:
         return unknown(wanted, found + ": too soon over to tell a stream from a block", **data)
     return failed(wanted, found, **data)

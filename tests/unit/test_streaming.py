@@ -126,22 +126,35 @@ def test_streams_that_fail(stream: tuple[Answer, list[Event]], plain: Any, words
 
 def test_too_soon_over_asks_for_longer_streams_and_takes_their_rhythm() -> None:
     burst, stream = stream_of(TEXT, 0.0), stream_of(TEXT, 0.02)
-    for bursts in range(1, 8):
+    for bursts in range(1, 9):
         found, http = ask_streaming(*[burst] * bursts, stream)
         assert found.status is Status.PASS
         tokens = [p["max_tokens"] for _, p in http.asked if "stream" in p]
-        assert tokens == [96, 96, 96, 96, 96, 400, 1500, 1500][: bursts + 1]
-    assert ask_streaming(*[burst] * 8)[0].status is Status.UNKNOWN
+        assert tokens == [96, 96, 96, 96, 96, 400, 1500, 1500, 1500][: bursts + 1]
+    assert ask_streaming(*[burst] * 9)[0].status is Status.UNKNOWN
 
 
 def test_a_block_is_called_one_when_it_comes_again() -> None:
     block, stream = stream_of(TEXT, 0.0, 4.0), stream_of(TEXT, 0.02)
-    found, http = ask_streaming(block, block)
+    found, http = ask_streaming(block, block, block)
     assert found.status is Status.FAIL
-    first, again = (p for _, p in http.asked if "stream" in p)
-    assert first == again
-    assert ask_streaming(block, stream)[0].status is Status.PASS
-    assert ask_streaming(stream_of(TEXT, 0.0), block, stream_of(TEXT, 0.0), block)[0].status is Status.FAIL
+    first, second, third = (p for _, p in http.asked if "stream" in p)
+    assert first == second == third
+    assert ask_streaming(block, block, stream)[0].status is Status.PASS
+    burst = stream_of(TEXT, 0.0)
+    assert ask_streaming(burst, block, burst, block, burst, block)[0].status is Status.FAIL
+    # Two are too few to blame the server, and too many to pass.
+    assert ask_streaming(*[burst] * 7, block, block)[0].status is Status.UNKNOWN
+
+
+def test_a_reader_without_a_cpu_blames_nobody() -> None:
+    block = [4.0] * 50
+    assert streaming.judge("x", block, 0.4).status is Status.FAIL
+    starved = streaming.judge("x", block, 0.41)
+    assert starved.status is Status.UNKNOWN
+    assert "no CPU for 0.410 s" in starved.found
+    # What did come as a stream is one, however long the reader had to wait.
+    assert streaming.judge("x", [n / 10 for n in range(1, 50)], 3.0).status is Status.PASS
 
 
 def test_a_context_too_short_for_longer_streams_is_not_the_servers_fault() -> None:
