@@ -69,9 +69,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def _console() -> Any:
     from bringup.console import Console
 
-    context = click.get_current_context(silent=True)
-    made = context.find_root().obj if context else _STATE.get("console")
-    return made or Console(as_json="--json" in sys.argv)
+    return _STATE.get("console") or Console(as_json="--json" in sys.argv)
 
 
 _STATE: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from bringup import __version__, artifacts, catalog, checks, image, probes
 from bringup.checks import facts
 from bringup.edge import gpu
-from bringup.edge.docker import ContainerState, Engine
+from bringup.edge.docker import START_ENGINE, ContainerState, Engine
 from bringup.edge.http import Http, NoAnswer
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key
@@ -137,11 +137,25 @@ def require(run: Run) -> None:
         raise CheckFailed(f"check {first.name}: found {first.found}; needed {first.needed}", hint=first.remedy)
 
 
+def _need_engine(run: Run) -> None:
+    if not run.host.engine.reachable:
+        raise TargetUnavailable(run.host.engine.error, hint=START_ENGINE)
+
+
+def _server(run: Run, container: EngineContainer, vram_before: int | None = None) -> Server:
+    return Server(
+        http=Http(run.plan.base_url, api_key(run.settings)),
+        expect=run.plan.expect,
+        deadline=run.plan.request_timeout,
+        container=container,
+        vram_before=vram_before,
+    )
+
+
 def build(run: Run) -> dict[str, Any]:
     """Build the plan's image; the engine's description of it."""
     settings, plan = run.settings, run.plan
-    if not run.host.engine.reachable:
-        raise TargetUnavailable(run.host.engine.error, hint="start Docker, or run `./scripts/engine up`")
+    _need_engine(run)
     with run.step(f"build {plan.image}") as detail:
         root = project_root()
         values = image.bake_environment(settings, plan.flavour, root)
@@ -204,13 +218,7 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
     vram = gpu.memory_used() if run.plan.expect.gpu else None
     with run.step("start the container") as detail:
         container = target.up(run.plan, detail)
-    server = Server(
-        http=Http(run.plan.base_url, api_key(run.settings)),
-        expect=run.plan.expect,
-        deadline=run.plan.request_timeout,
-        container=container,
-        vram_before=vram,
-    )
+    server = _server(run, container, vram)
     try:
         with run.step("wait for the first token") as detail:
             seconds = wait_ready(server, container, run.plan.timeout, detail)
@@ -319,8 +327,7 @@ def attach(run: Run) -> tuple[EngineContainer, Server]:
     Raises:
         TargetUnavailable: there is none.
     """
-    if not run.host.engine.reachable:
-        raise TargetUnavailable(run.host.engine.error, hint="start Docker, or run `./scripts/engine up`")
+    _need_engine(run)
     container = ComposeTarget(run.engine, run.plan.project).container()
     if container is None or (state := container.state()).status not in ("running", "paused"):
         found = f"its container is {state.status}" if container else "it has no container"
@@ -336,13 +343,7 @@ def attach(run: Run) -> tuple[EngineContainer, Server]:
             f" not on {run.plan.port}",
             hint=f"give --port {ports[0]}" if ports else "run `bringup up`",
         )
-    server = Server(
-        http=Http(run.plan.base_url, api_key(run.settings)),
-        expect=run.plan.expect,
-        deadline=run.plan.request_timeout,
-        container=container,
-    )
-    return container, server
+    return container, _server(run, container)
 
 
 def verify_address(url: str, settings: Settings, named: str | None, watch: Watch) -> tuple[ProbeRecord, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from bringup.errors import EvidenceMissing, TargetUnavailable
 if TYPE_CHECKING:
     import docker
 
+START_ENGINE = 'start Docker, or run `./scripts/engine up` and `eval "$(./scripts/engine env)"`'
 MAX_FILE = 256 * 2**20  # bytes; the most that one file may bring out of a container
 
 
@@ -82,7 +82,7 @@ def _hint(error: BaseException) -> str:
     text = str(error)
     if "PermissionError" in text or "Permission denied" in text:
         return "your user may not use the engine's socket: join the `docker` group or run as root"
-    return 'start Docker, or run `./scripts/engine up` and `eval "$(./scripts/engine env)"`'
+    return START_ENGINE
 
 
 class Engine:
@@ -217,15 +217,6 @@ class Engine:
             except docker.errors.NotFound as e:
                 raise EvidenceMissing(f"{path} is not in the container") from e
         return first_file(data, path)
-
-    def wait_gone(self, container: str, seconds: float) -> bool:
-        """Whether the container has stopped running within so many seconds."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.state(container).status != "running":
-                return True
-            time.sleep(0.2)
-        return False
 
 
 def _bounded(stream: Any) -> bytes:

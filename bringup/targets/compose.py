@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bringup.edge import process
-from bringup.edge.docker import ContainerState, Engine
+from bringup.edge.docker import START_ENGINE, ContainerState, Engine
 from bringup.errors import NeverReady, TargetUnavailable, UsageError
 from bringup.plan import SERVICE, Plan
 
@@ -122,7 +122,7 @@ class ComposeTarget:
         if outcome.code:
             raise TargetUnavailable(
                 f"compose could not take {self._project} down: {explain(outcome.tail)}",
-                hint='start Docker, or run `./scripts/engine up` and `eval "$(./scripts/engine env)"`',
+                hint=START_ENGINE,
             )
 
     def _compose(
