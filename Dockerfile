@@ -112,7 +112,8 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     uv pip install --quiet --python /opt/fetch/bin/python --require-hashes --no-deps --only-binary :all: \
         --find-links /wheelhouse -r /locks/fetch.lock
 # Only these files of the package, so that a change in any other does not fetch again.
-COPY bringup/errors.py bringup/weights.py /src/bringup/
+COPY bringup/errors.py bringup/lock.py /src/bringup/
+COPY bringup/weights /src/bringup/weights
 COPY --from=pin /weights.lock /src/bringup/data/weights.lock
 ARG MODEL=tiny-qwen2
 ARG HF_ENDPOINT=""

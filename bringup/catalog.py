@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bringup.errors import UsageError
-from bringup.weights import LockedModel, read_lock
+from bringup.lock import LockedModel, read_lock
 
 DATA = Path(__file__).parent / "data"
 # The one version of both flavours; a test holds it against locks/*.lock.

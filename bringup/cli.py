@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from bringup import __version__
+from bringup.commands import STATE, lock, models, standard, weights
 from bringup.errors import BringupError, Exit
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
@@ -69,10 +70,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def _console() -> Any:
     from bringup.console import Console
 
-    return _STATE.get("console") or Console(as_json="--json" in sys.argv)
-
-
-_STATE: dict[str, Any] = {}
+    return STATE.get("console") or Console(as_json="--json" in sys.argv)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -81,23 +79,31 @@ _STATE: dict[str, Any] = {}
 def cli(ctx: click.Context) -> None:
     """From a bare GPU host to a proven vLLM endpoint, with the evidence in hand."""
     values = read_config(Path(CONFIG))
-    ctx.default_map = dict.fromkeys(cli.commands, values)
+    ctx.default_map = defaults_of(cli, values)
+
+
+def defaults_of(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
+    """The file's values for each command, and for the commands of each group."""
+    return {
+        name: values | (defaults_of(c, values) if isinstance(c, click.Group) else {})
+        for name, c in group.commands.items()
+    }
+
+
+def every_command(group: click.Group = cli, prefix: str = "") -> dict[str, click.Command]:
+    """All commands by their whole name ("weights fetch"); a group that does something by itself is one too."""
+    found: dict[str, click.Command] = {}
+    for name, c in sorted(group.commands.items()):
+        if not isinstance(c, click.Group) or c.invoke_without_command:
+            found[prefix + name] = c
+        if isinstance(c, click.Group):
+            found |= every_command(c, f"{prefix}{name} ")
+    return found
 
 
 def command(function: Callable[..., Any]) -> click.Command:
-    """A command with what every command has: --json, -v, and a console."""
-
-    def run(as_json: bool, verbose: bool, **given: Any) -> Any:
-        from bringup.console import Console
-
-        _STATE["console"] = Console(as_json=as_json, verbose=verbose)
-        return function(watch=_STATE["console"], **given)
-
-    run.__doc__ = function.__doc__
-    run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    made: Any = click.option("-v", "--verbose", is_flag=True, help="Show what the programs below say.")(run)
-    made = click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")(made)
-    return cli.command(function.__name__)(made)
+    """A command of the top level."""
+    return cli.command(function.__name__)(standard(function))
 
 
 @command
@@ -218,27 +224,6 @@ def plan(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
 
 
 @command
-def models(watch: Any) -> int:
-    """List the catalogue, and which of its models the weights lock pins."""
-    from bringup import catalog
-
-    found = catalog.load().values()
-    rows = [
-        {
-            "name": m.name, "source": m.source, "license": m.license, "gated": m.gated, "context": m.context,
-            "pinned": m.lock is not None, "bytes": m.lock.size if m.lock else None,
-        }
-        for m in found
-    ]  # fmt: skip
-    text = [
-        f"{r['name']:24} {'pinned' if r['pinned'] else 'not pinned':11} {r['context']:>6} tokens  {r['source']}"
-        for r in rows
-    ]
-    watch.result(rows, "\n".join(text))
-    return Exit.PASS
-
-
-@command
 @takes(*SERVE)
 def doctor(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Check the host before anything starts: what was found, what is needed, what to do."""
@@ -268,3 +253,7 @@ def completion(shell: str) -> int:
         raise click.UsageError(f"no completion for {shell}")
     click.echo(made(cli, {}, "bringup", "_BRINGUP_COMPLETE").source())
     return Exit.PASS
+
+
+for part in (models.models, lock.lock, weights.weights):
+    cli.add_command(part)

@@ -62,11 +62,11 @@ class Console:
         """A failure: what, then the next action, then what helps to understand it."""
         if error.detail:
             self.say("\n".join(f"  | {line}" for line in error.detail.splitlines()))
-        self.say(f"bringup: {error.message}")
+        self.say(f"bringup: {error.message}" + (f" [{error.id}]" if error.id else ""))
         if error.hint:
             self.say(f"  -> {error.hint}")
         if self.as_json:
-            self.result({"error": error.message, "hint": error.hint, "exit_code": int(error.exit_code)})
+            self.result({"error": error.message, "id": error.id, "hint": error.hint, "exit_code": int(error.exit_code)})
 
     @contextmanager
     def step(self, name: str) -> Iterator[Callable[[str], None]]:

@@ -39,7 +39,7 @@ _MEANINGS = {
     Exit.WEIGHTS_DIFFER: "the weights differ from the lock",
     Exit.NEVER_READY: "the server died or never answered",
     Exit.PROBE_FAILED: "the server answered, but a probe failed",
-    Exit.TARGET_UNAVAILABLE: "the target (Docker Engine, server address) cannot be reached",
+    Exit.TARGET_UNAVAILABLE: "the target (Docker Engine, server address, model hub) cannot be reached",
     Exit.UNKNOWN: "unknown: evidence that should be there is missing",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.TERMINATED: "terminated (SIGTERM)",
@@ -53,15 +53,17 @@ class BringupError(Exception):
         message: what was found and what was needed, one line.
         hint: the next action, one line.
         detail: lines that help (the last lines of a log), already redacted.
+        id: a short name that scripts can rely on, where one exit code covers several failures.
     """
 
     exit_code = Exit.BUG
 
-    def __init__(self, message: str, *, hint: str = "", detail: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", detail: str = "", id: str = "") -> None:  # noqa: A002
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.detail = detail
+        self.id = id
 
 
 class UsageError(BringupError):
@@ -95,7 +97,7 @@ class NeverReady(BringupError):
 
 
 class TargetUnavailable(BringupError):
-    """The Docker Engine (or the server's address) does not answer."""
+    """The Docker Engine, the server's address or the model hub does not answer."""
 
     exit_code = Exit.TARGET_UNAVAILABLE
 

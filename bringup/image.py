@@ -10,8 +10,9 @@ from typing import Any
 from bringup import __version__
 from bringup.edge import process
 from bringup.errors import BuildFailed, UsageError
+from bringup.lock import LOCK
 from bringup.settings import Settings
-from bringup.weights import LOCK, sha256_of
+from bringup.weights.verify import sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
 LINE = 200  # characters of a line of the build that are shown

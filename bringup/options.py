@@ -96,8 +96,8 @@ def resolve(given: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
         source = ctx.get_parameter_source(name)
         sources[name] = SOURCES.get(source, "default") if source else "default"
     # A positional has no variable of its own in click, and a secret no flag.
-    for name in ("vllm_args", "api_key"):
-        text = os.environ.get(variable(name), "")
+    for name in ("vllm_args", "api_key", "hf_token"):
+        text = next((t for v in (variable(name), *fields()[name][1].env) if (t := os.environ.get(v, ""))), "")
         if text and sources.get(name) != "flag":
             try:
                 given[name], sources[name] = fields()[name][1].parse(text), "environment"

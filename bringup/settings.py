@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bringup.errors import UsageError
 
@@ -73,6 +74,16 @@ def deadline(text: str) -> float:
     if value <= 0:
         raise ValueError(f"{text} leaves no time")
     return value
+
+
+def web_address(text: str) -> str:
+    """An http or https address without credentials; the result has no slash at its end."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"{text!r} is not an address like https://huggingface.co")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("an address with credentials in it would be written into logs and images")
+    return text.rstrip("/")
 
 
 def project_name(text: str) -> str:
@@ -156,7 +167,20 @@ class Settings:
     ca_file: Path | None = _option(
         None, "CA bundle that the build trusts; never left in the image.", Path, "FILE", env=("SSL_CERT_FILE",)
     )
-    hf_token_file: Path | None = _option(None, "File with a Hub token for gated weights, for the build.", Path, "FILE")
+    hf_endpoint: str = _option(
+        "https://huggingface.co", "The model hub, or a mirror of it; a token is sent there.", web_address, "URL",
+        env=("HF_ENDPOINT",),
+    )  # fmt: skip
+    hf_token_file: Path | None = _option(None, "File with a Hub token, for gated weights.", Path, "FILE")
+    hf_token: str | None = _option(None, "The Hub token itself.", hidden=True, env=("HF_TOKEN",))
+    transfer: str = _option(
+        "hf_transfer", "What carries large files: hf_transfer or nothing, plain http, or auto: http where hf_transfer "
+        "fails.", one_of("hf_transfer", "http", "auto"), "HOW",
+    )  # fmt: skip
+    stall_timeout: float = _option(
+        60.0, "A transfer is tried again when nothing came for so long.", deadline, "DURATION"
+    )
+    fetch_timeout: float = _option(7200.0, "Deadline of fetching one model's files.", deadline, "DURATION")
 
 
 def fields() -> dict[str, tuple[dataclasses.Field[Any], Option]]:

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from bringup.errors import UsageError
 from bringup.inside import events, guard
+from bringup.lock import LockedModel, read_lock
 from bringup.plan import MODELS_DIR, is_loopback, server_argv
 from bringup.settings import Settings, from_environment
-from bringup.weights import LockedModel, read_lock, verify_dir
+from bringup.weights.verify import verify_dir
 
 SERVER = "vllm.entrypoints.openai.api_server"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast
 from bringup.catalog import Canary, Model
 from bringup.edge.docker import ContainerState
 from bringup.edge.http import Answer, Event, Http, NoAnswer
+from bringup.lock import LockedFile, LockedModel
 from bringup.plan import Expect, Plan, make_plan
 from bringup.server import Server
 from bringup.settings import Settings
-from bringup.weights import LockedFile, LockedModel
 
 MODEL = Model(
     name="m", source="models/m", architecture="A", context=1, license="MIT", gated=False,

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from bringup import catalog, weights
+from bringup import catalog
 from bringup.catalog import VLLM_VERSION, Model, choose
 from bringup.errors import UsageError
+from bringup.lock import read_lock
+from bringup.weights.verify import sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = catalog.load()
-LOCKED = weights.read_lock()
+LOCKED = read_lock()
 
 
 # ---- the shipped data
@@ -59,7 +61,7 @@ def test_the_tiny_model_lies_here_as_locked() -> None:
     model = LOCKED["tiny-qwen2"]
     directory = ROOT / "models/tiny-qwen2"
     for file in model.files:  # beside these the directory has its card and training text
-        assert ((directory / file.path).stat().st_size, weights.sha256_of(directory / file.path)) == (
+        assert ((directory / file.path).stat().st_size, sha256_of(directory / file.path)) == (
             file.size,
             file.sha256,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bringup import __version__, artifacts, cli, workflow
+from bringup import __version__, artifacts, cli, commands, workflow
 from bringup.errors import (
     BringupError,
     BuildFailed,
@@ -40,7 +40,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Captu
         for other in (variable(name), *option.env):
             monkeypatch.delenv(other, raising=False)
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(cli, "_STATE", {})
+    monkeypatch.setattr(commands, "STATE", {})
 
     def go(*argv: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["bringup", *argv])
@@ -227,7 +227,7 @@ def test_a_signal_is_told_and_a_second_one_does_not_stop_the_cleaning_up(
 def test_an_error_under_json_is_json(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "prepare", raises(NeverReady("it died", hint="look", detail="x")))
     code, out, err = invoke("up", "--json")
-    assert json.loads(out) == {"error": "it died", "hint": "look", "exit_code": 6}
+    assert json.loads(out) == {"error": "it died", "id": "", "hint": "look", "exit_code": 6}
     assert (code, "bringup: it died" in err) == (6, True)
 
 
@@ -295,11 +295,11 @@ def test_version_and_help(invoke: Invoke) -> None:
     assert [c for c in commands if f"  {c} " not in out] == []
 
 
-@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+@pytest.mark.parametrize("command", cli.every_command())
 def test_every_command_has_help_and_says_what_it_is_for(invoke: Invoke, command: str) -> None:
-    code, out, _ = invoke(command, "--help")
+    code, out, _ = invoke(*command.split(), "--help")
     assert code == 0
-    assert cli.cli.commands[command].help
+    assert cli.every_command()[command].help
     if command != "completion":
         assert "--json" in out
 

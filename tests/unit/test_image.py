@@ -12,8 +12,8 @@ from bringup import __version__, image
 from bringup.edge import process
 from bringup.edge.process import Outcome
 from bringup.errors import BuildFailed, UsageError
+from bringup.lock import LOCK
 from bringup.settings import Settings
-from bringup.weights import LOCK
 
 
 @pytest.fixture

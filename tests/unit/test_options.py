@@ -36,7 +36,11 @@ VALUES: dict[str, Any] = {
     "base": "debian:13",
     "find_links": Path("wheels"),
     "ca_file": Path("ca.pem"),
+    "hf_endpoint": "http://mirror:8080/hub",
     "hf_token_file": Path("token"),
+    "transfer": "auto",
+    "stall_timeout": 1.5,
+    "fetch_timeout": 60.0,
 }
 FLAGS = [name for name in VALUES if name != "vllm_args"]
 

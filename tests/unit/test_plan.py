@@ -10,9 +10,9 @@ import pytest
 
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
+from bringup.lock import LockedFile, LockedModel
 from bringup.plan import Plan, expect_remote, is_loopback, make_plan, server_argv
 from bringup.settings import Settings
-from bringup.weights import LockedFile, LockedModel
 
 ROOT = Path(__file__).resolve().parents[2]
 CANARY = Canary("2 + 2 =", " 4")

@@ -47,7 +47,12 @@ OTHER: dict[str, list[Any]] = {
     "base": ["bringup-base:debian12"],
     "find_links": [Path("wheels")],
     "ca_file": [Path("/etc/ca.pem")],
+    "hf_endpoint": ["http://mirror:8080/hub"],
     "hf_token_file": [Path("token")],
+    "hf_token": ["hf_s3cret"],
+    "transfer": ["http", "auto"],
+    "stall_timeout": [1.5],
+    "fetch_timeout": [60.0],
 }  # fmt: skip
 
 
@@ -86,7 +91,7 @@ def test_what_travels_into_the_container() -> None:
 
 
 def test_no_server_setting_is_a_secret() -> None:
-    assert [n for n, (_, o) in FIELDS.items() if o.hidden] == ["api_key"]
+    assert [n for n, (_, o) in FIELDS.items() if o.hidden] == ["api_key", "hf_token"]
     assert not [n for n, (_, o) in FIELDS.items() if o.hidden and o.server]
     assert "s3cret" not in repr(Settings(api_key="s3cret"))
 

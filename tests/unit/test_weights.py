@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from bringup import weights
 from bringup.errors import BuildFailed, Exit, UsageError, WeightsDiffer
-from bringup.weights import LockedFile, LockedModel, hub_url, read_lock, sha256_of, stage, verify_dir
+from bringup.lock import LockedFile, LockedModel, read_lock
+from bringup.weights import __main__ as program
+from bringup.weights import fetch as fetching
+from bringup.weights.fetch import hub_url, stage
+from bringup.weights.verify import sha256_of, verify_dir
 
 FILES = {
     "config.json": b'{"a": 1}\n',
@@ -293,7 +296,7 @@ def test_an_interrupted_stage_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     put(tmp_path / "source/m")
-    monkeypatch.setattr(weights, "verify_dir", interrupted)
+    monkeypatch.setattr(fetching, "verify_dir", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stage(MODEL, tmp_path / "source", tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
@@ -321,7 +324,7 @@ def test_a_hub_model_is_fetched_file_by_file_at_its_commit(tmp_path: Path, monke
         asked.append((url, token))
         target.write_bytes(FILES[file.path])
 
-    monkeypatch.setattr(weights, "fetch", fake)
+    monkeypatch.setattr(fetching, "fetch", fake)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     stage(HUB, tmp_path / "unused", tmp_path / "out", "token")
     assert asked == [(f"https://huggingface.co/org/m/resolve/{COMMIT}/{path}", "token") for path in FILES]
@@ -334,7 +337,7 @@ def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
             raise BuildFailed("no network")
         target.write_bytes(FILES[file.path])
 
-    monkeypatch.setattr(weights, "fetch", fake)
+    monkeypatch.setattr(fetching, "fetch", fake)
     with pytest.raises(BuildFailed):
         stage(HUB, tmp_path, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -363,7 +366,7 @@ def call(tmp_path: Path, action: str, *more: str, model: str = "m") -> int:
     }
     lock = lock_of(tmp_path, raw)
     out = str(tmp_path / "new/dir/out")
-    return weights.main([action, "--model", model, "--lock", str(lock), "--source", str(tmp_path / "source"),
+    return program.main([action, "--model", model, "--lock", str(lock), "--source", str(tmp_path / "source"),
                          "--out", out, *more])  # fmt: skip
 
 
@@ -393,7 +396,7 @@ def test_the_program_refuses_an_unpinned_model(tmp_path: Path, capsys: pytest.Ca
 def test_the_program_gives_the_tokens_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     seen: list[str | None] = []
-    monkeypatch.setattr(weights, "stage", lambda _m, _s, _o, token: seen.append(token))
+    monkeypatch.setattr(program, "stage", lambda _m, _s, _o, token: seen.append(token))
     assert call(tmp_path, "stage", "--token-file", str(tmp_path / "token")) == 0
     assert seen == ["s3cret"]
     assert "s3cret" not in os.environ.values()

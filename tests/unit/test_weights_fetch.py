@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from bringup import weights
 from bringup.errors import BuildFailed, WeightsDiffer
-from bringup.weights import LockedFile, fetch
+from bringup.lock import LockedFile
+from bringup.weights import fetch as fetching
+from bringup.weights.fetch import fetch
 
 
 def sha(data: bytes) -> str:
@@ -57,7 +58,7 @@ class Context:
         return Queue()
 
     def Process(self, target: Any, args: tuple[Any, ...], daemon: bool) -> Child:  # noqa: N802
-        assert target is weights._download
+        assert target is fetching._download
         assert daemon
         self.children.append(Child(self.data, self.code, args[1]))
         return self.children[-1]

@@ -1,0 +1,25 @@
+"""What every command has, and the commands that need no engine: each module is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+STATE: dict[str, Any] = {}  # the console of the command that runs
+
+
+def standard(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --json, -v, and a console as `watch`."""
+
+    def run(as_json: bool, verbose: bool, **given: Any) -> Any:
+        from bringup.console import Console
+
+        STATE["console"] = Console(as_json=as_json, verbose=verbose)
+        return function(watch=STATE["console"], **given)
+
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    run.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    made: Any = click.option("-v", "--verbose", is_flag=True, help="Show what the programs below say.")(run)
+    return click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output.")(made)  # type: ignore[no-any-return]

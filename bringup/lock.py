@@ -1,0 +1,135 @@
+"""The weights lock: the one list of what the files of a model must be.
+
+JSON, schema 1: every file of a model with its path, size in bytes and sha256; hub models also carry a repository and a
+40-hex commit. A file may carry a BLAKE3 too, computed from bytes whose sha256 was right: as strong, and several times
+faster to check at every start. Nothing that handles weights trusts anything but the lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bringup.errors import UsageError
+
+LOCK = Path(__file__).parent / "data" / "weights.lock"
+SCHEMA = 1
+SAFE = (".safetensors", ".json", ".txt", ".jinja", ".model")  # data only: nothing here is executed or unpickled
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """One file: path relative to the model's directory, size in bytes, sha256 and (perhaps) BLAKE3 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+    blake3: str = ""
+
+
+@dataclass(frozen=True)
+class LockedModel:
+    """One model of the lock; `repo` and `revision` are empty for a model that lies in this repository."""
+
+    name: str
+    source: str
+    license: str
+    files: tuple[LockedFile, ...]
+    repo: str = ""
+    revision: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(f.size for f in self.files)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the sorted "sha256  path" lines: one value for the whole tree."""
+        lines = sorted(f"{f.sha256}  {f.path}\n" for f in self.files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def read_lock(path: Path = LOCK) -> dict[str, LockedModel]:
+    """All models of a lock file.
+
+    Raises:
+        UsageError: the file is missing, is no JSON, or an entry is incomplete or unsafe.
+    """
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise UsageError(f"the weights lock {path} cannot be read: {e}", hint="restore it from git") from e
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or not isinstance(raw.get("models"), dict):
+        found = raw.get("schema") if isinstance(raw, dict) else None
+        raise UsageError(
+            f"the weights lock {path} has schema {found!r} or no models; schema {SCHEMA} with models is needed",
+            hint="restore it from git",
+        )
+    return {name: _entry(name, entry) for name, entry in raw["models"].items()}
+
+
+def _entry(name: str, raw: dict[str, Any]) -> LockedModel:
+    try:
+        files = tuple(LockedFile(f["path"], int(f["size"]), f["sha256"], f.get("blake3", "")) for f in raw["files"])
+        model = LockedModel(name, raw["source"], raw["license"], files, raw.get("repo", ""), raw.get("revision", ""))
+        if not all(isinstance(text, str) for f in files for text in (f.path, f.sha256, f.blake3)):
+            raise TypeError("path and hashes must be texts")
+    except (KeyError, TypeError, ValueError) as e:
+        raise UsageError(f"weights lock: the entry {name!r} is incomplete ({e!r})") from e
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) or not files:
+        raise UsageError(f"weights lock: {name!r} is no usable model name, or it has no files")
+    if len({f.path for f in files}) != len(files):
+        raise UsageError(f"weights lock: {name}: a file is locked twice")
+    for f in files:
+        pure = PurePosixPath(f.path)
+        if pure.is_absolute() or ".." in pure.parts or str(pure) != f.path:
+            raise UsageError(f"weights lock: {name}: {f.path!r} leaves the model's directory")
+        if pure.suffix not in SAFE:
+            raise UsageError(f"weights lock: {name}: {f.path!r} is not safetensors, JSON or plain text")
+        if not re.fullmatch(r"[0-9a-f]{64}", f.sha256) or f.size < 0:
+            raise UsageError(f"weights lock: {name}: {f.path!r} has no full sha256 or size")
+        if not re.fullmatch(r"([0-9a-f]{64})?", f.blake3):
+            raise UsageError(f"weights lock: {name}: {f.path!r} has a BLAKE3 that is none")
+    if model.source == "hub" and not (model.repo and re.fullmatch(r"[0-9a-f]{40}", model.revision)):
+        raise UsageError(f"weights lock: {name}: a hub model needs a repo and a 40-hex commit")
+    return model
+
+
+def write_lock(models: Mapping[str, LockedModel], path: Path = LOCK) -> None:
+    """Write a lock that `read_lock` reads back: complete or not at all, the same text for the same content.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as f:
+            try:
+                f.write(render(models))
+                f.flush()
+                os.fsync(f.fileno())
+                Path(f.name).chmod(0o644)
+                Path(f.name).replace(path)
+            except BaseException:
+                Path(f.name).unlink(missing_ok=True)
+                raise
+    except OSError as e:
+        raise UsageError(f"the weights lock {path} cannot be written: {e.strerror or e}") from e
+
+
+def render(models: Mapping[str, LockedModel]) -> str:
+    """The text of a lock."""
+    entries = {}
+    for name, model in sorted(models.items()):
+        raw = {k: v for k, v in dataclasses.asdict(model).items() if v and k not in ("name", "files")}
+        files = [{k: v for k, v in dataclasses.asdict(f).items() if v != ""} for f in model.files]
+        entries[name] = raw | {"files": sorted(files, key=lambda f: str(f["path"]))}
+    return json.dumps({"schema": SCHEMA, "models": entries}, indent=2) + "\n"

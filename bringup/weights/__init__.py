@@ -1,0 +1,1 @@
+"""Weights: fetched by the lock, compared with the lock, never half-written."""
