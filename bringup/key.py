@@ -1,9 +1,14 @@
-"""The API key of the server, on the host's side."""
+"""Secrets on the host's side: the API key of the server, the token of the model hub. Neither is ever shown."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bringup.errors import UsageError
 from bringup.settings import Settings
+
+_MAKE = "make a key: openssl rand -hex 32 > FILE"
+_COPY = "copy the token from the Hub's settings page, on one line"
 
 
 def api_key(settings: Settings) -> str | None:
@@ -13,20 +18,32 @@ def api_key(settings: Settings) -> str | None:
         UsageError: the file cannot be read or is empty, or the key cannot be sent in a header; it is never shown.
     """
     if settings.api_key_file is None:
-        return _one_word(settings.api_key, "the variable BRINGUP_API_KEY") if settings.api_key else None
+        return _one_word(settings.api_key, "the variable BRINGUP_API_KEY", _MAKE) if settings.api_key else None
+    return _of_file(settings.api_key_file, "API key", _MAKE)
+
+
+def hub_token(settings: Settings) -> str | None:
+    """The token of the model hub, from its file or else the environment.
+
+    Raises:
+        UsageError: as for `api_key`.
+    """
+    if settings.hf_token_file is None:
+        return _one_word(settings.hf_token, "the variable HF_TOKEN", _COPY) if settings.hf_token else None
+    return _of_file(settings.hf_token_file, "Hub token", _COPY)
+
+
+def _of_file(path: Path, what: str, hint: str) -> str:
     try:
-        key = settings.api_key_file.read_text("utf-8").strip()
+        word = path.read_text("utf-8").strip()
     except (OSError, ValueError) as e:
-        raise UsageError(f"the API key file {settings.api_key_file} cannot be read: {e}") from e
-    if not key:
-        raise UsageError(f"the API key file {settings.api_key_file} is empty", hint="put the key on its first line")
-    return _one_word(key, f"the API key file {settings.api_key_file}")
+        raise UsageError(f"the {what} file {path} cannot be read: {e}") from e
+    if not word:
+        raise UsageError(f"the {what} file {path} is empty", hint=f"put the {what.split()[-1]} on its first line")
+    return _one_word(word, f"the {what} file {path}", hint)
 
 
-def _one_word(key: str, place: str) -> str:
-    if not all("!" <= c <= "~" for c in key):
-        raise UsageError(
-            f"{place} holds something else than one word of printable ASCII characters",
-            hint="make a key: openssl rand -hex 32 > FILE",
-        )
-    return key
+def _one_word(word: str, place: str, hint: str) -> str:
+    if not all("!" <= c <= "~" for c in word):
+        raise UsageError(f"{place} holds something else than one word of printable ASCII characters", hint=hint)
+    return word

@@ -1,0 +1,42 @@
+"""The Hub token: from the file before the variable, one word, never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bringup.errors import Exit, UsageError
+from bringup.key import hub_token
+from bringup.settings import Settings
+
+
+def test_the_token_comes_from_the_file_before_the_variable(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(" hf_abc\n")
+    assert hub_token(Settings(hf_token_file=file, hf_token="other")) == "hf_abc"
+    assert hub_token(Settings(hf_token="other")) == "other"
+    assert hub_token(Settings()) is None
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"first\nsecond", b"first second", "schlüssel".encode(), b"\xff\xfe"])
+def test_a_token_that_cannot_be_sent_is_usage_and_is_not_shown(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(UsageError) as e:
+        hub_token(Settings(hf_token_file=file))
+    assert e.value.exit_code is Exit.USAGE
+    assert "Hub token" in e.value.message
+    shown = (e.value.message + e.value.hint).replace("on its first line", "").encode()
+    assert not [word for word in content.split() if len(word) > 2 and word in shown]
+
+
+def test_a_variable_that_cannot_be_sent_is_usage_and_is_not_shown() -> None:
+    with pytest.raises(UsageError, match="HF_TOKEN") as e:
+        hub_token(Settings(hf_token="s3cret s3cret"))
+    assert "s3cret" not in e.value.message + e.value.hint
+
+
+def test_a_token_file_that_is_not_there_is_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        hub_token(Settings(hf_token_file=tmp_path / "none", hf_token="other"))
