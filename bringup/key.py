@@ -39,7 +39,7 @@ def _of_file(path: Path, what: str, hint: str) -> str:
     except (OSError, ValueError) as e:
         raise UsageError(f"the {what} file {path} cannot be read: {e}") from e
     if not word:
-        raise UsageError(f"the {what} file {path} is empty", hint=f"put the {what.split()[-1]} on its first line")
+        raise UsageError(f"the {what} file {path} is empty", hint=f"put the {what} on its first line")
     return _one_word(word, f"the {what} file {path}", hint)
 
 
