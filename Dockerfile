@@ -38,7 +38,7 @@ RUN set -eu; \
     if other=$(id -un 1000 2>/dev/null); then userdel -r "$other"; fi; \
     useradd --uid 1000 --gid 0 --no-log-init --home-dir /var/lib/bringup --no-create-home \
         --shell /usr/sbin/nologin bringup; \
-    install -d -o 1000 -g 0 -m 0775 /var/lib/bringup /var/lib/bringup/cache /var/lib/bringup/run
+    install -d -o 1000 -g 0 -m 0775 /var/lib/bringup /var/lib/bringup/cache /var/lib/bringup/run /weights
 
 # An empty directory of wheels, unless the build names another one (`--build-context wheelhouse=DIR`).
 FROM scratch AS wheelhouse
@@ -89,15 +89,17 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     echo /opt/bringup/src >"$packages/bringup.pth"
 
 # The one model's part of the weights lock, so that pinning another model does not fetch this one again. A name that is
-# not in the lock keeps all of it: the next stage says which names there are.
+# not in the lock keeps all of it: the next stage says which names there are. So does MODEL=none, an image without
+# weights that can serve each locked model from a volume or a directory.
 FROM base AS pin
 ARG MODEL=tiny-qwen2
 COPY bringup/data/weights.lock /lock.json
-RUN python3 -c "import json, sys; lock = json.load(open('/lock.json')); models = lock['models']; \
-lock['models'] = {sys.argv[1]: models[sys.argv[1]]} if sys.argv[1] in models else models; \
-json.dump(lock, open('/weights.lock', 'w'))" "$MODEL"
+RUN python3 -c "import json, sys; text = open('/lock.json').read(); lock = json.loads(text); \
+one = {name: model for name, model in lock['models'].items() if name == sys.argv[1]}; \
+open('/weights.lock', 'w').write(json.dumps({**lock, 'models': one}) if one else text)" "$MODEL"
 
-# The weights, fetched or copied by the lock and compared with it, whatever they are served by.
+# The weights, fetched or copied by the lock and compared with it, whatever they are served by. Slot 0 has the lock and
+# the small files; each large file has a slot of its own, as far as there are slots: each slot is a layer of the image.
 FROM base AS weights
 COPY locks/fetch.lock /locks/fetch.lock
 ARG PIP_INDEX_URL=""
@@ -117,6 +119,8 @@ COPY bringup/weights /src/bringup/weights
 COPY --from=pin /weights.lock /src/bringup/data/weights.lock
 ARG MODEL=tiny-qwen2
 ARG HF_ENDPOINT=""
+# hf_transfer or nothing; auto and http allow a slower way.
+ARG TRANSFER=hf_transfer
 WORKDIR /src
 RUN --mount=type=bind,source=models,target=/src/models \
     --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
@@ -124,15 +128,29 @@ RUN --mount=type=bind,source=models,target=/src/models \
     set -eu; \
     if [ -z "$HF_ENDPOINT" ]; then unset HF_ENDPOINT; fi; \
     if [ -s /run/secrets/ca.crt ]; then export SSL_CERT_FILE=/run/secrets/ca.crt; fi; \
-    /opt/fetch/bin/python -m bringup.weights stage --model "$MODEL" --source /src/models \
-        --out "/out/models/$MODEL" --token-file /run/secrets/hf_token; \
-    chmod -R u=rwX,go=rX /out; \
-    find /out -exec touch -h -d @0 {} +
+    mkdir -p /receipt /slots/0 /slots/1 /slots/2 /slots/3 /slots/4 /slots/5 /slots/6 /slots/7 /slots/8; \
+    if [ "$MODEL" = none ]; then \
+        cp bringup/data/weights.lock /slots/0/weights.lock; \
+    else \
+        here=/slots/0/models/$MODEL; \
+        mkdir -p /slots/0/models; \
+        /opt/fetch/bin/python -m bringup.weights stage --model "$MODEL" --source /src/models --out "$here" \
+            --token-file /run/secrets/hf_token --transfer "$TRANSFER" \
+            --receipt /receipt/weights.receipt.json --lock-out /slots/0/weights.lock; \
+        n=0; \
+        for file in $(find "$here" -type f -size +32768k | LC_ALL=C sort); do \
+            to=/slots/$((n % 8 + 1))/${file#/slots/0/}; \
+            mkdir -p "${to%/*}"; \
+            mv "$file" "$to"; \
+            n=$((n + 1)); \
+        done; \
+    fi; \
+    chmod -R u=rwX,go=rX /slots /receipt; \
+    find /slots /receipt -exec touch -h -d @0 {} +
 
 # Our own code, the layer that changes most.
 FROM wheels AS app
 COPY bringup /out/src/bringup
-COPY bringup/data/weights.lock /out/weights.lock
 RUN set -eu; \
     chmod -R u=rwX,go=rX /out; \
     find /out -exec touch -h -d @0 {} +; \
@@ -152,7 +170,17 @@ ENV BRINGUP_MODEL=${MODEL} \
     VLLM_NO_USAGE_STATS=1 \
     DO_NOT_TRACK=1 \
     VLLM_USE_FLASHINFER_SAMPLER=0
-COPY --link --from=weights /out/ /opt/bringup/
+COPY --link --from=weights /slots/0/ /opt/bringup/
+COPY --link --from=weights /slots/1/ /opt/bringup/
+COPY --link --from=weights /slots/2/ /opt/bringup/
+COPY --link --from=weights /slots/3/ /opt/bringup/
+COPY --link --from=weights /slots/4/ /opt/bringup/
+COPY --link --from=weights /slots/5/ /opt/bringup/
+COPY --link --from=weights /slots/6/ /opt/bringup/
+COPY --link --from=weights /slots/7/ /opt/bringup/
+COPY --link --from=weights /slots/8/ /opt/bringup/
+# It holds times, so it is never the same twice; what was fetched is.
+COPY --link --from=weights /receipt/ /opt/bringup/
 COPY --link --from=app /out/ /opt/bringup/
 USER 1000:0
 WORKDIR /var/lib/bringup

@@ -5,7 +5,7 @@
 # `docker build` works as well: --target is not needed, the arguments are those of target "_image".
 
 variable "MODEL" {
-  description = "name of a model that bringup/data/weights.lock pins"
+  description = "name of a model that bringup/data/weights.lock pins; none: no weights in the image"
   default     = "tiny-qwen2"
 }
 variable "CPU_BASE" {
@@ -32,12 +32,16 @@ variable "HF_ENDPOINT" {
   description = "mirror of the model hub"
   default     = ""
 }
+variable "TRANSFER" {
+  description = "what carries large files from the hub: hf_transfer or nothing, auto, http"
+  default     = "hf_transfer"
+}
 variable "CA_FILE" {
   description = "PEM bundle of certificate authorities for apt, wheels and weights; used while building only"
   default     = ""
 }
 variable "HF_TOKEN_FILE" {
-  description = "file with a hub token, for gated models; used while fetching weights only"
+  description = "file with a hub token, for gated models, if not the variable HF_TOKEN; for fetching weights only"
   default     = ""
 }
 variable "VERSION" {
@@ -68,6 +72,10 @@ variable "WEIGHTS_LOCK_SHA256" {
   description = "label: sha256 of bringup/data/weights.lock"
   default     = ""
 }
+variable "WEIGHTS_DIGEST" {
+  description = "label: sha256 over the sums of the model's files"
+  default     = ""
+}
 
 # An argument that is not given keeps the Dockerfile's default.
 function "filled" {
@@ -86,17 +94,19 @@ target "_image" {
   platforms  = ["linux/amd64"]
   secret = concat(
     CA_FILE == "" ? [] : ["id=ca,src=${CA_FILE}"],
-    HF_TOKEN_FILE == "" ? [] : ["id=hf_token,src=${HF_TOKEN_FILE}"],
+    # Named, never read here: the token itself must not become part of the definition.
+    HF_TOKEN_FILE == "" ? ["id=hf_token,env=HF_TOKEN"] : ["id=hf_token,src=${HF_TOKEN_FILE}"],
   )
   args = {
     MODEL         = MODEL
     PIP_INDEX_URL = PIP_INDEX_URL
     HF_ENDPOINT   = HF_ENDPOINT
+    TRANSFER      = TRANSFER
   }
   # What is not known is empty rather than absent: else the base image's own labels would show through.
   labels = {
     "org.opencontainers.image.title"       = "bringup"
-    "org.opencontainers.image.description" = "vLLM with its weights, ready to serve: ${MODEL}"
+    "org.opencontainers.image.description" = "vLLM, ready to serve, with the weights of: ${MODEL}"
     "org.opencontainers.image.licenses"    = "Apache-2.0"
     "org.opencontainers.image.version"     = VERSION
     "org.opencontainers.image.revision"    = REVISION
@@ -105,6 +115,7 @@ target "_image" {
     "dev.bringup.model"                    = MODEL
     "dev.bringup.vllm"                     = "0.32.0"
     "dev.bringup.weights-lock-sha256"      = WEIGHTS_LOCK_SHA256
+    "dev.bringup.weights-digest"           = WEIGHTS_DIGEST
   }
   # No attestations: they need an image store that not every engine has.
   attest = ["type=provenance,disabled=true"]
@@ -112,7 +123,7 @@ target "_image" {
 
 target "cpu" {
   inherits = ["_image"]
-  tags     = ["bringup:cpu-${MODEL}"]
+  tags     = [MODEL == "none" ? "bringup:cpu" : "bringup:cpu-${MODEL}"]
   contexts = WHEELHOUSE == "" ? {} : { wheelhouse = WHEELHOUSE }
   args = {
     FLAVOUR     = "cpu"
@@ -127,7 +138,7 @@ target "cpu" {
 
 target "gpu" {
   inherits = ["_image"]
-  tags     = ["bringup:gpu-${MODEL}"]
+  tags     = [MODEL == "none" ? "bringup:gpu" : "bringup:gpu-${MODEL}"]
   args = {
     FLAVOUR   = "gpu"
     CUDA_BASE = filled(CUDA_BASE)

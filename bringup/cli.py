@@ -22,11 +22,13 @@ from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
 from bringup.settings import Settings
 
-WHERE = ("project", "flavour", "model", "image", "bind", "port", "api_key_file", "api_key")
+WHERE = ("project", "flavour", "model", "weights", "image", "bind", "port", "api_key_file", "api_key")
+FETCH = ("hf_endpoint", "hf_token_file", "hf_token", "transfer")
 SERVE = (
-    *WHERE, "served_model_name", "max_model_len", "gpu_memory_utilization", "enforce_eager", "timeout", "vllm_args",
+    *WHERE, *FETCH, "served_model_name", "max_model_len", "gpu_memory_utilization", "enforce_eager", "stall_timeout",
+    "fetch_timeout", "timeout", "vllm_args",
 )  # fmt: skip
-BUILD = ("base", "find_links", "ca_file", "hf_token_file")
+BUILD = ("base", "find_links", "ca_file")
 
 
 class Interrupted(BaseException):
@@ -175,7 +177,7 @@ def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
 
 
 @command
-@takes("flavour", "model", "image", *BUILD)
+@takes("flavour", "model", "weights", "image", *FETCH, *BUILD)
 def build(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Build the image, from the locks."""
     from bringup import image, workflow
@@ -201,7 +203,7 @@ def logs(watch: Any, settings: Settings, sources: dict[str, str], tail: int | No
 
 @command
 @takes("project")
-@click.option("--volumes", is_flag=True, help="Remove its caches too.")
+@click.option("--volumes", is_flag=True, help="Remove its caches and its volume of weights too.")
 def down(watch: Any, settings: Settings, sources: dict[str, str], volumes: bool) -> int:  # noqa: ARG001
     """Stop and remove the server; the caches stay."""
     from bringup import workflow

@@ -10,8 +10,9 @@ from typing import Any
 from bringup import __version__
 from bringup.edge import process
 from bringup.errors import BuildFailed, UsageError
-from bringup.lock import LOCK
-from bringup.settings import Settings
+from bringup.lock import LOCK, read_lock
+from bringup.plan import baked_model
+from bringup.settings import Settings, fields
 from bringup.weights.verify import sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
@@ -24,11 +25,17 @@ def bake_environment(settings: Settings, flavour: str, root: Path) -> dict[str, 
     Raises:
         UsageError: a file or directory that the build needs is not there.
     """
+    model = baked_model(settings.weights, settings.model)
+    pinned = read_lock().get(model)
+    endpoint = settings.hf_endpoint
     values = {
-        "MODEL": settings.model,
+        "MODEL": model,
+        "HF_ENDPOINT": "" if endpoint == fields()["hf_endpoint"][0].default else endpoint,
+        "TRANSFER": settings.transfer,
         "VERSION": __version__,
         f"{flavour.upper()}_LOCK_SHA256": sha256_of(root / "locks" / f"{flavour}.lock"),
         "WEIGHTS_LOCK_SHA256": sha256_of(LOCK),
+        "WEIGHTS_DIGEST": pinned.digest if pinned else "",
     }
     if settings.base:
         values["CPU_BASE" if flavour == "cpu" else "CUDA_BASE"] = settings.base
@@ -41,6 +48,8 @@ def bake_environment(settings: Settings, flavour: str, root: Path) -> dict[str, 
             if not path.is_file():
                 raise UsageError(f"{path} is not a file", hint=f"it was to be the build's {variable}")
             values[variable] = str(path.resolve())
+    if settings.hf_token and settings.hf_token_file is None:
+        values["HF_TOKEN"] = settings.hf_token
     return values
 
 

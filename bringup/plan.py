@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
-from bringup.settings import Settings, server_environment
+from bringup.settings import BAKED, VOLUME, Settings, server_environment
 
-MODELS_DIR = "/opt/bringup/models"
+MODELS_DIR = "/opt/bringup/models"  # baked weights
+WEIGHTS_DIR = "/weights"  # the volume, or where a directory of the host is mounted
+NO_MODEL = "none"  # what the Dockerfile and the image's label call no weights
 SERVER_PORT = 8000  # inside the container
 SERVICE = "server"  # of compose.yaml
 
@@ -39,7 +42,8 @@ class Expect:
 class Plan:
     """Everything a target needs to start the server, and everything the probes expect of it.
 
-    Times in seconds. `sources` says where each setting came from (flag, environment, file, default).
+    Times in seconds. `weights`: baked, volume, or a directory of the host. `sources` says where each setting came from
+    (flag, environment, file, default).
     """
 
     project: str
@@ -47,6 +51,7 @@ class Plan:
     flavour: str
     flavour_reason: str
     image: str
+    weights: str
     argv: tuple[str, ...]
     environment: dict[str, str]
     compose_files: tuple[str, ...]
@@ -57,6 +62,17 @@ class Plan:
     request_timeout: float
     expect: Expect
     sources: dict[str, str]
+
+    @property
+    def baked_model(self) -> str:
+        """The model that the image holds, as its label says it."""
+        return baked_model(self.weights, self.model)
+
+    @property
+    def build_command(self) -> str:
+        """What builds the image."""
+        weights = "" if self.weights == BAKED else " --weights volume"
+        return f"bringup build --flavour {self.flavour} --model {self.model}{weights}"
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types, for `plan.json`."""
@@ -73,10 +89,22 @@ def is_loopback(address: str) -> bool:
         raise UsageError(f"{address!r} is not an IP address", hint="give --bind an address of this host") from None
 
 
+def baked_model(weights: object, model: str) -> str:
+    """What is to be baked into an image that gets its weights from there."""
+    return model if weights == BAKED else NO_MODEL
+
+
+def model_path(settings: Settings) -> str:
+    """Where the container has the model's files; a directory is named as the container sees it."""
+    if settings.weights == BAKED:
+        return f"{MODELS_DIR}/{settings.model}"
+    return f"{WEIGHTS_DIR}/{settings.model}" if settings.weights == VOLUME else str(settings.weights)
+
+
 def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
     """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start)."""
     argv = [
-        "--model", f"{MODELS_DIR}/{settings.model}",
+        "--model", model_path(settings),
         "--served-model-name", settings.served_model_name or settings.model,
         "--host", "0.0.0.0",  # noqa: S104 - the container's own address; the host publishes it on `bind`
         "--port", str(SERVER_PORT),
@@ -105,20 +133,27 @@ def make_plan(
             f"--bind {settings.bind} is not loopback and no API key is set: a public endpoint needs one",
             hint="give --api-key-file FILE, or publish on 127.0.0.1 and use an SSH tunnel",
         )
+    inside, timeout = settings, settings.timeout
+    if isinstance(settings.weights, Path):
+        settings = dataclasses.replace(settings, weights=settings.weights.absolute())
+        inside = dataclasses.replace(settings, weights=Path(WEIGHTS_DIR, model.name))
+    elif settings.weights == VOLUME:  # the first start fetches before it serves
+        timeout += settings.fetch_timeout
     host = "127.0.0.1" if settings.bind in ("0.0.0.0", "localhost") else settings.bind  # noqa: S104
     return Plan(
         project=settings.project,
         model=model.name,
         flavour=name,
         flavour_reason=reason,
-        image=settings.image or f"bringup:{name}-{model.name}",
-        argv=server_argv(settings, name),
+        image=settings.image or (f"bringup:{name}-{model.name}" if settings.weights == BAKED else f"bringup:{name}"),
+        weights=str(settings.weights),
+        argv=server_argv(inside, name),
         environment=server_environment(settings),
-        compose_files=compose_files(name, cdi=cdi),
+        compose_files=compose_files(name, settings.weights, cdi=cdi),
         base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",
         bind="127.0.0.1" if settings.bind == "localhost" else settings.bind,  # compose takes addresses only
         port=settings.port,
-        timeout=settings.timeout,
+        timeout=timeout,
         request_timeout=settings.request_timeout,
         expect=Expect(
             model=settings.served_model_name or model.name,
@@ -132,11 +167,37 @@ def make_plan(
     )
 
 
-def compose_files(flavour: str, *, cdi: bool) -> tuple[str, ...]:
-    """The compose files of a flavour, base first."""
+def require_fetchable(settings: Settings, model: Model) -> None:
+    """With --weights volume, the container's first start can fetch the model.
+
+    Raises:
+        UsageError: it could not.
+    """
+    if settings.weights != VOLUME:
+        return
+    if model.lock and model.lock.source != "hub":
+        raise UsageError(
+            f"--weights volume: {model.name} is part of this repository and cannot be fetched from the Hub",
+            hint="leave --weights baked, or serve a model of the Hub: `bringup models` lists them",
+        )
+    if model.gated and settings.hf_token and settings.hf_token_file is None:
+        raise UsageError(
+            f"--weights volume: {model.name} is gated, and the Hub token is in the environment only",
+            hint="put it into a file that only you can read and give --hf-token-file FILE: the container is given the "
+            "file, because everyone who may ask the engine can read a container's environment",
+        )
+
+
+def compose_files(flavour: str, weights: str | Path = BAKED, *, cdi: bool) -> tuple[str, ...]:
+    """The compose files of a flavour and of where its weights are, base first."""
+    files = ["compose.yaml"]
     if flavour == "cpu":
-        return ("compose.yaml", "compose.cpu.yaml")
-    return ("compose.yaml", "compose.cdi.yaml") if cdi else ("compose.yaml",)
+        files += ["compose.cpu.yaml"]
+    elif cdi:
+        files += ["compose.cdi.yaml"]
+    if weights != BAKED:
+        files += ["compose.weights-volume.yaml" if weights == VOLUME else "compose.weights-dir.yaml"]
+    return tuple(files)
 
 
 def expect_remote(models: dict[str, Model], served: str | None) -> Expect:

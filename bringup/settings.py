@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from bringup.errors import UsageError
 
 PREFIX = "BRINGUP_"
+BAKED, VOLUME = "baked", "volume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,11 @@ def project_name(text: str) -> str:
     return text
 
 
+def weights_place(text: str) -> str | Path:
+    """`baked`, `volume`, or a directory."""
+    return text if text in (BAKED, VOLUME) else Path(text)
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """A parser that takes one of some words."""
 
@@ -141,6 +147,10 @@ class Settings:
         (), "More arguments for vLLM, as a shell would split them; on the command line after `--`.",
         lambda text: tuple(shlex.split(text)), "ARGS", server=True,
     )  # fmt: skip
+    weights: str | Path = _option(
+        BAKED, "Where the weights are: `baked` into the image, on a `volume` that the first start fills from the Hub, "
+        "or in a directory of this host.", weights_place, "WHERE", server=True,
+    )  # fmt: skip
     bind: str = _option(
         "127.0.0.1", "Host address the port is published on; anything but loopback needs an API key.",
         metavar="ADDRESS", server=True,
@@ -169,18 +179,18 @@ class Settings:
     )
     hf_endpoint: str = _option(
         "https://huggingface.co", "The model hub, or a mirror of it; a token is sent there.", web_address, "URL",
-        env=("HF_ENDPOINT",),
+        server=True, env=("HF_ENDPOINT",),
     )  # fmt: skip
-    hf_token_file: Path | None = _option(None, "File with a Hub token, for gated weights.", Path, "FILE")
+    hf_token_file: Path | None = _option(None, "File with a Hub token, for gated weights.", Path, "FILE", server=True)
     hf_token: str | None = _option(None, "The Hub token itself.", hidden=True, env=("HF_TOKEN",))
     transfer: str = _option(
         "hf_transfer", "What carries large files: hf_transfer or nothing, plain http, or auto: http where hf_transfer "
-        "fails.", one_of("hf_transfer", "http", "auto"), "HOW",
+        "fails.", one_of("hf_transfer", "http", "auto"), "HOW", server=True,
     )  # fmt: skip
     stall_timeout: float = _option(
-        60.0, "A transfer is tried again when nothing came for so long.", deadline, "DURATION"
+        60.0, "A transfer is tried again when nothing came for so long.", deadline, "DURATION", server=True
     )
-    fetch_timeout: float = _option(7200.0, "Deadline of fetching one model's files.", deadline, "DURATION")
+    fetch_timeout: float = _option(7200.0, "Deadline of fetching one model's files.", deadline, "DURATION", server=True)
 
 
 def fields() -> dict[str, tuple[dataclasses.Field[Any], Option]]:

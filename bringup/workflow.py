@@ -19,18 +19,19 @@ from bringup.checks import facts
 from bringup.edge import gpu
 from bringup.edge.docker import START_ENGINE, ContainerState, Engine
 from bringup.edge.http import Http, NoAnswer
-from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
+from bringup.errors import BringupError, CheckFailed, EvidenceMissing, Exit, NeverReady, TargetUnavailable
 from bringup.key import api_key
-from bringup.plan import Plan, expect_remote, make_plan
+from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
 from bringup.probes import openai
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
 from bringup.server import Server
 from bringup.settings import Settings
-from bringup.targets.compose import ComposeTarget, EngineContainer, project_root
+from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
 
 POLL = 0.25  # seconds between looks at a starting server
 LAST_LINES = 20
+TELLING = (Exit.USAGE, Exit.CHECK_FAILED, Exit.WEIGHTS_DIFFER, Exit.TARGET_UNAVAILABLE)  # of the entry point
 
 
 class Watch(Protocol):
@@ -112,6 +113,8 @@ def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Wa
     seen = facts.gather_engine_gpu(engine)
     flavour = facts.choose_flavour(settings.flavour, *seen)
     model = catalog.choose(catalog.load(), settings.model)
+    if command in ("up", "plan", "doctor"):  # not `build`: the image without weights is the same for every model
+        require_fetchable(settings, model)
     plan = make_plan(settings, model, flavour, sources, cdi=facts.needs_cdi(seen[0]))
     return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
 
@@ -176,6 +179,7 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
         BringupError: a step before the verdict failed; its bundle is written where there was a container.
     """
     artifacts.check_destination(run.settings.artifacts)
+    require_weights(run.plan)
     require(run)
     raw_image = run.engine.image(run.plan.image) or build(run)
     run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
@@ -278,7 +282,8 @@ def _died(state: ContainerState) -> str:
         return "the server was killed for want of memory (the host's or the container's limit)"
     if state.status == "paused":
         return "the container is paused"
-    return f"the server died while starting: the container is {state.status}, exit code {state.exit_code}"
+    why = f" ({Exit(state.exit_code).meaning})" if state.exit_code in TELLING else ""
+    return f"the server died while starting: the container is {state.status}, exit code {state.exit_code}{why}"
 
 
 def _last_line(container: EngineContainer) -> str:

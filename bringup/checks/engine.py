@@ -115,10 +115,10 @@ def architecture(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001
 
 def image(facts: HostFacts, plan: Plan) -> CheckRecord:
     """The plan's image, if it is there, is what the plan says it is."""
-    labels = {LABEL_FLAVOUR: plan.flavour, LABEL_MODEL: plan.model}
+    labels = {LABEL_FLAVOUR: plan.flavour, LABEL_MODEL: plan.baked_model}
     if plan.expect.vllm_version is not None:
         labels[LABEL_VLLM] = plan.expect.vllm_version
-    needed = f"{plan.image}: {ARCHITECTURE}, {plan.flavour}, {plan.model}" + (
+    needed = f"{plan.image}: {ARCHITECTURE}, {plan.flavour}, {plan.baked_model}" + (
         f", vLLM {plan.expect.vllm_version}" if plan.expect.vllm_version else ""
     )
     if facts.image.present is None:
@@ -129,13 +129,13 @@ def image(facts: HostFacts, plan: Plan) -> CheckRecord:
             status=Status.WARN,
             found=f"{plan.image} is not there: it will be built",
             needed=needed,
-            remedy=f"`bringup build --flavour {plan.flavour} --model {plan.model}` builds it beforehand",
+            remedy=f"`{plan.build_command}` builds it beforehand",
         )
     wanted = {"architecture": ARCHITECTURE, **labels}
     seen = {"architecture": facts.image.architecture, **{name: facts.image.labels.get(name) for name in labels}}
     wrong = [f"{k} is {v}, not {wanted[k]}" for k, v in seen.items() if v and v != wanted[k]]
     missing = [k for k, v in seen.items() if not v]
-    rebuild = f"`bringup build --flavour {plan.flavour} --model {plan.model}` replaces it"
+    rebuild = f"`{plan.build_command}` replaces it"
     if wrong:
         status, found, remedy = Status.FAIL, ", ".join(wrong), rebuild
     elif missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from bringup.edge import process
 from bringup.edge.docker import START_ENGINE, ContainerState, Engine
 from bringup.errors import NeverReady, TargetUnavailable, UsageError
 from bringup.plan import SERVICE, Plan
+from bringup.settings import BAKED, VOLUME
+
+IMAGE_USER = 1000  # of the Dockerfile
 
 
 def project_root() -> Path:
@@ -27,10 +31,10 @@ def project_root() -> Path:
     return root
 
 
-def variables(plan: Plan, key_owner: int | None) -> dict[str, str]:
+def variables(plan: Plan, owner: int | None) -> dict[str, str]:
     """What compose.yaml interpolates. Pure.
 
-    `key_owner`: numeric owner of the API key file; the container runs as that user, because a bind-mounted secret
+    `owner`: numeric owner of the files with secrets; the container runs as that user, because a bind-mounted secret
     keeps its owner and mode.
     """
     values = {
@@ -39,11 +43,64 @@ def variables(plan: Plan, key_owner: int | None) -> dict[str, str]:
         "BRINGUP_PORT": str(plan.port),
         "BRINGUP_BIND": plan.bind,
     }
-    if key_owner is not None:
-        values["BRINGUP_USER"] = f"{key_owner}:0"
-    if key_file := values.get("BRINGUP_API_KEY_FILE"):  # compose would look for it beside compose.yaml
-        values["BRINGUP_API_KEY_FILE"] = str(Path(key_file).absolute())
+    if owner is not None:
+        values["BRINGUP_USER"] = f"{owner}:0"
+    for name in ("BRINGUP_API_KEY_FILE", "BRINGUP_HF_TOKEN_FILE"):  # compose would look for it beside compose.yaml
+        if file := values.get(name):
+            values[name] = str(Path(file).absolute())
     return values
+
+
+def secrets_owner(plan: Plan) -> int | None:
+    """Numeric owner of the files with secrets that the server is given; None when there are none.
+
+    Raises:
+        UsageError: one cannot be read, or two have two owners.
+    """
+    given = {"API key": plan.environment.get("BRINGUP_API_KEY_FILE")}
+    if plan.weights == VOLUME:
+        given["Hub token"] = plan.environment.get("BRINGUP_HF_TOKEN_FILE")
+    owners = {}
+    for what, file in given.items():
+        if file:
+            try:
+                owners[what] = Path(file).stat().st_uid
+            except OSError as e:
+                raise UsageError(f"the {what} file {file} cannot be read: {e.strerror}") from e
+    if len(set(owners.values())) > 1:
+        raise UsageError(
+            f"the files of API key and Hub token belong to the users {' and '.join(map(str, owners.values()))}",
+            hint="give both to one user: the container runs as the owner of its secrets",
+        )
+    return next(iter(owners.values()), None)
+
+
+def require_weights(plan: Plan) -> None:
+    """The host's directory of weights, when the plan names one, is there and can be read in the container.
+
+    Raises:
+        UsageError: it is not, or cannot.
+    """
+    if plan.weights in (BAKED, VOLUME):
+        return
+    directory = Path(plan.weights)
+    if not directory.is_dir():
+        raise UsageError(
+            f"--weights {directory} is no directory of this host (nor {BAKED} or {VOLUME})",
+            hint="name the directory that holds the model's files",
+        )
+    owner = secrets_owner(plan)
+    user = IMAGE_USER if owner is None else owner
+    for path in (directory, *sorted(directory.rglob("*"))):
+        found = path.lstat()
+        need = 0o5 if stat.S_ISDIR(found.st_mode) else 0o4
+        shift = 6 if found.st_uid == user else 3 if found.st_gid == 0 else 0
+        if user != 0 and (found.st_mode >> shift) & need != need:
+            raise UsageError(
+                f"{path} (mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}:{found.st_gid}) cannot be read "
+                f"by the container's user {user}:0",
+                hint=f"chmod -R u+rX,g+rX,o+rX {directory}",
+            )
 
 
 @dataclass(frozen=True)
@@ -98,14 +155,8 @@ class ComposeTarget:
             NeverReady: the engine could not start it; the message is the engine's own.
             TargetUnavailable: no engine answers.
         """
-        key_file = plan.environment.get("BRINGUP_API_KEY_FILE")
-        owner = None
-        if key_file:
-            try:
-                owner = Path(key_file).stat().st_uid
-            except OSError as e:
-                raise UsageError(f"the API key file {key_file} cannot be read: {e.strerror}") from e
-        outcome = self._compose(["up", "--detach", "--no-build", "--pull", "never"], variables(plan, owner), on_line)
+        values = variables(plan, secrets_owner(plan))
+        outcome = self._compose(["up", "--detach", "--no-build", "--pull", "never"], values, on_line)
         container = self.container()
         if outcome.code or container is None:
             raise NeverReady(
@@ -116,9 +167,12 @@ class ComposeTarget:
         return container
 
     def down(self, *, volumes: bool = False) -> None:
-        """Stop and remove what the project has; with `volumes` its caches too."""
+        """Stop and remove what the project has; with `volumes` its caches and fetched weights too."""
         flags = ["--volumes"] if volumes else []
-        outcome = self._compose(["down", "--remove-orphans", "--timeout", "10", *flags], {}, None)
+        # Compose removes only the volumes that its files name; which image they are for is without effect here.
+        files = ("compose.yaml", "compose.weights-volume.yaml") if volumes else ("compose.yaml",)
+        argv = ["down", "--remove-orphans", "--timeout", "10", *flags]
+        outcome = self._compose(argv, {"BRINGUP_IMAGE": "any"}, None, files)
         if outcome.code:
             raise TargetUnavailable(
                 f"compose could not take {self._project} down: {explain(outcome.tail)}",
@@ -126,10 +180,14 @@ class ComposeTarget:
             )
 
     def _compose(
-        self, argv: list[str], values: dict[str, str], on_line: Callable[[str], None] | None
+        self,
+        argv: list[str],
+        values: dict[str, str],
+        on_line: Callable[[str], None] | None,
+        names: tuple[str, ...] | None = None,
     ) -> process.Outcome:
         root = project_root()
-        files = [part for name in self._files for part in ("--file", str(root / name))]
+        files = [part for name in names or self._files for part in ("--file", str(root / name))]
         return process.run(
             ["docker", "compose", "--project-name", self._project, "--project-directory", str(root), *files, *argv],
             extra_env=values,

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yaml").read_text()
 CPU = (ROOT / "compose.cpu.yaml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+VOLUME = (ROOT / "compose.weights-volume.yaml").read_text()
+DIRECTORY = (ROOT / "compose.weights-dir.yaml").read_text()
 
 
 def block(text: str, key: str, indent: int = 4) -> list[str]:
@@ -33,7 +35,37 @@ ENVIRONMENT = [line.removeprefix("- ") for line in block(COMPOSE, "environment")
 
 def test_every_server_setting_is_passed_on() -> None:
     wanted = {settings.variable(n) for n, (_, option) in settings.fields().items() if option.server}
-    assert {e.partition("=")[0] for e in ENVIRONMENT if e.startswith("BRINGUP_")} == wanted
+    volume = [line.removeprefix("- ") for line in block(VOLUME, "environment")]
+    # Where the weights are is said by the override alone; without one they are baked.
+    assert "BRINGUP_WEIGHTS=volume" in volume
+    assert {e.partition("=")[0] for e in ENVIRONMENT + volume if e.startswith("BRINGUP_")} == wanted
+    assert not {e.partition("=")[0] for e in ENVIRONMENT} & {e.partition("=")[0] for e in volume}
+
+
+def test_the_volume_of_weights_is_where_the_container_looks() -> None:
+    assert block(VOLUME, "volumes") == [f"- weights:{plan.WEIGHTS_DIR}"]
+    assert re.search(rf"install -d -o 1000 -g 0 -m 0775 .* {plan.WEIGHTS_DIR}$", DOCKERFILE, re.MULTILINE)
+
+
+def test_a_directory_of_weights_is_mounted_read_only_and_where_the_container_looks() -> None:
+    place = f"{plan.WEIGHTS_DIR}/${{BRINGUP_MODEL:-{settings.Settings().model}}}"
+    assert block(DIRECTORY, "environment") == [f"- BRINGUP_WEIGHTS={place}"]
+    mount = block(DIRECTORY, "volumes")
+    assert f"target: {place}" in mount
+    assert {"read_only: true", "create_host_path: false"} <= set(mount)
+
+
+@pytest.mark.parametrize("text", [VOLUME, DIRECTORY])
+def test_an_image_without_weights_is_built_without(text: str) -> None:
+    assert block(text, "args", 6) == [f"MODEL: {plan.NO_MODEL}"]
+    assert f'"$MODEL" = {plan.NO_MODEL} ]' in DOCKERFILE
+
+
+def test_every_slot_of_weights_is_a_layer() -> None:
+    made = re.findall(r" /slots/(\d)\b", next(line for line in DOCKERFILE.splitlines() if "mkdir -p /receipt" in line))
+    copied = re.findall(r"^COPY --link --from=weights /slots/(\d)/ /opt/bringup/$", DOCKERFILE, re.MULTILINE)
+    assert made == copied == [str(n) for n in range(9)]
+    assert "n % 8 + 1" in DOCKERFILE
 
 
 def test_what_the_host_gives_is_what_the_container_reads() -> None:
@@ -51,7 +83,7 @@ def test_unset_stays_unset() -> None:
 
 
 def test_the_key_is_a_secret_file_and_nothing_else() -> None:
-    assert not re.search(r"VLLM_API_KEY|HF_TOKEN\b|BRINGUP_API_KEY\b", COMPOSE + CPU)
+    assert not re.search(r"VLLM_API_KEY|HF_TOKEN\b|BRINGUP_API_KEY\b", COMPOSE + CPU + VOLUME + DIRECTORY)
     secret = block(COMPOSE, "api_key", 2)
     assert secret == ["file: ${BRINGUP_API_KEY_FILE:-/dev/null}"]
 
@@ -99,7 +131,7 @@ def test_hardening() -> None:
     for line in ("read_only: true", "cap_drop: [ALL]", "- no-new-privileges:true", "init: true", "pull_policy: never"):
         assert f"    {line}\n" in COMPOSE
     for word in ("privileged:", "network_mode", "docker.sock", "pid: host", "ipc: host"):
-        assert word not in COMPOSE + CPU
+        assert word not in COMPOSE + CPU + VOLUME + DIRECTORY
 
 
 def test_the_state_volume_is_where_the_entry_point_writes() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+import stat
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,6 +99,75 @@ def test_a_key_file_that_is_not_there_is_usage_and_nothing_runs(programs: Progra
     with pytest.raises(UsageError, match="No such file"):
         target(state()).up(plan(api_key_file=tmp_path / "key"))
     assert programs.calls == []
+
+
+def as_root(mode: int) -> Any:
+    """`lstat` of files that belong to root, with that mode."""
+    return lambda self: os.stat_result(((stat.S_IFDIR if self.suffix == "" else stat.S_IFREG) | mode, *[0] * 9))
+
+
+def test_a_directory_of_weights_must_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for bad in ("none", "file", "volum"):
+        with pytest.raises(UsageError, match="is no directory of this host"):
+            compose.require_weights(plan(weights=tmp_path / bad))
+    compose.require_weights(plan())
+
+
+@pytest.mark.parametrize(
+    ("mode", "fine"), [(0o755, True), (0o750, True), (0o705, False), (0o700, False), (0o444, False)]
+)
+def test_the_containers_user_must_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, fine: bool
+) -> None:
+    (tmp_path / "w").mkdir()
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
+    monkeypatch.setattr(Path, "lstat", as_root(mode))
+    made = plan(weights=tmp_path / "w")
+    if fine:
+        compose.require_weights(made)
+        return
+    with pytest.raises(UsageError, match=f"mode {mode:04o}, owner 0:0"):
+        compose.require_weights(made)
+
+
+def test_a_file_of_it_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch(0o600)
+    (tmp_path / "config.json").chmod(0)
+    tmp_path.chmod(0o755)
+    with pytest.raises(UsageError, match=r"config\.json \(mode 0000"):
+        compose.require_weights(plan(weights=tmp_path))
+
+
+def test_the_container_runs_as_the_owner_of_its_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, token = tmp_path / "key", tmp_path / "token"
+    key.touch()
+    token.touch()
+    mine = key.stat().st_uid
+    assert compose.secrets_owner(plan()) is None
+    assert compose.secrets_owner(plan(hf_token_file=token)) is None, "for the build only"
+    both = replace(plan(hf_token_file=token, api_key_file=key), weights="volume")
+    assert compose.secrets_owner(both) == mine
+    owners = {"key": mine, "token": mine + 1}
+    monkeypatch.setattr(Path, "stat", lambda self: os.stat_result((0, 0, 0, 0, owners[self.name], *[0] * 5)))
+    assert compose.secrets_owner(replace(plan(hf_token_file=token), weights="volume")) == mine + 1
+    with pytest.raises(UsageError, match=f"{mine} and {mine + 1}"):
+        compose.secrets_owner(both)
+
+
+def test_a_token_file_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = variables(plan(hf_token_file=Path("token")), None)
+    assert made["BRINGUP_HF_TOKEN_FILE"] == str(tmp_path / "token")
+
+
+def test_down_with_volumes_removes_the_weights_too(programs: Programs) -> None:
+    target().down(volumes=True)
+    argv, env = programs.calls[-1]["argv"], programs.calls[-1]["extra_env"]
+    assert any(a.endswith("compose.weights-volume.yaml") for a in argv)
+    assert env["BRINGUP_IMAGE"], "the override wants one"
+    target().down()
+    assert not any(a.endswith("compose.weights-volume.yaml") for a in programs.calls[-1]["argv"])
 
 
 @pytest.mark.parametrize(("volumes", "flags"), [(False, []), (True, ["--volumes"])])

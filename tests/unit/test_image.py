@@ -12,7 +12,7 @@ from bringup import __version__, image
 from bringup.edge import process
 from bringup.edge.process import Outcome
 from bringup.errors import BuildFailed, UsageError
-from bringup.lock import LOCK
+from bringup.lock import LOCK, read_lock
 from bringup.settings import Settings
 
 
@@ -31,10 +31,38 @@ def sha(data: bytes) -> str:
 def test_the_least_that_a_build_is_told(root: Path) -> None:
     assert image.bake_environment(Settings(model="m"), "cpu", root) == {
         "MODEL": "m",
+        "HF_ENDPOINT": "",
+        "TRANSFER": "hf_transfer",
+        "WEIGHTS_DIGEST": "",
         "VERSION": __version__,
         "CPU_LOCK_SHA256": sha(b"cpu"),
         "WEIGHTS_LOCK_SHA256": sha(LOCK.read_bytes()),
     }
+
+
+def test_the_digest_is_that_of_the_baked_model(root: Path) -> None:
+    locked = read_lock()["tiny-qwen2"]
+    assert image.bake_environment(Settings(model="tiny-qwen2"), "cpu", root)["WEIGHTS_DIGEST"] == locked.digest
+
+
+@pytest.mark.parametrize("weights", ["volume", Path("/srv/w")])
+def test_weights_elsewhere_are_not_baked(root: Path, weights: Any) -> None:
+    values = image.bake_environment(Settings(model="tiny-qwen2", weights=weights), "cpu", root)
+    assert (values["MODEL"], values["WEIGHTS_DIGEST"]) == ("none", "")
+
+
+def test_a_mirror_and_another_transport(root: Path) -> None:
+    values = image.bake_environment(Settings(hf_endpoint="http://mirror", transfer="auto"), "cpu", root)
+    assert (values["HF_ENDPOINT"], values["TRANSFER"]) == ("http://mirror", "auto")
+
+
+def test_a_token_is_in_the_environment_of_the_build_and_never_in_its_arguments(root: Path) -> None:
+    values = image.bake_environment(Settings(hf_token="hf_s3cret"), "cpu", root)
+    assert values["HF_TOKEN"] == "hf_s3cret"
+    assert "s3cret" not in " ".join(image.bake_argv("cpu", "t", values))
+    (root / "token").write_text("other")
+    both = image.bake_environment(Settings(hf_token="hf_s3cret", hf_token_file=root / "token"), "cpu", root)
+    assert "HF_TOKEN" not in both, "the file comes first"
 
 
 @pytest.mark.parametrize(("flavour", "name"), [("cpu", "CPU_BASE"), ("gpu", "CUDA_BASE")])

@@ -23,6 +23,7 @@ VALUES: dict[str, Any] = {
     "gpu_memory_utilization": 0.5,
     "enforce_eager": False,
     "vllm_args": ("--seed", "1 2", "--x='y'"),
+    "weights": Path("a b/weights"),
     "bind": "::1",
     "api_key_file": Path("dir/key file"),
     "port": 65535,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
 from bringup.lock import LockedFile, LockedModel
-from bringup.plan import Plan, expect_remote, is_loopback, make_plan, server_argv
+from bringup.plan import Plan, expect_remote, is_loopback, make_plan, require_fetchable, server_argv
 from bringup.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,65 @@ def test_the_port_is_the_hosts() -> None:
     assert (made.port, made.base_url) == (1234, "http://127.0.0.1:1234")
 
 
+# ---- where the weights are
+
+HUB = replace(LOCK, source="hub", repo="o/m", revision="0" * 40)
+
+
+def hub_plan(**settings: Any) -> Plan:
+    return make_plan(Settings(model="m", **settings), replace(MODEL, lock=HUB), ("cpu", "because"), {})
+
+
+def test_baked_weights() -> None:
+    made = plan()
+    assert (made.weights, made.baked_model, made.image) == ("baked", "m", "bringup:cpu-m")
+    assert made.timeout == Settings().timeout
+
+
+def test_a_volume_of_weights() -> None:
+    made = hub_plan(weights="volume", timeout=10.0, fetch_timeout=5.0)
+    assert (made.weights, made.baked_model, made.image) == ("volume", "none", "bringup:cpu")
+    assert made.argv[:2] == ("--model", "/weights/m")
+    assert made.compose_files == ("compose.yaml", "compose.cpu.yaml", "compose.weights-volume.yaml")
+    assert made.environment["BRINGUP_WEIGHTS"] == "volume"
+    assert made.timeout == 15.0, "the first start fetches"
+    assert made.build_command.endswith("--model m --weights volume")
+    assert made.expect.weights_bytes == 7
+
+
+def test_a_directory_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = plan("gpu", weights=Path("here"))
+    assert (made.weights, made.baked_model, made.image) == (str(tmp_path / "here"), "none", "bringup:gpu")
+    assert made.argv[:2] == ("--model", "/weights/m")
+    assert made.compose_files == ("compose.yaml", "compose.weights-dir.yaml")
+    assert made.environment["BRINGUP_WEIGHTS"] == str(tmp_path / "here")
+    assert made.timeout == Settings().timeout
+
+
+def test_the_container_takes_the_path_that_it_is_given() -> None:
+    assert server_argv(Settings(model="m", weights=Path("/weights/m")), "cpu")[1] == "/weights/m"
+
+
+def test_what_lies_in_the_repository_is_not_fetched() -> None:
+    with pytest.raises(UsageError, match="cannot be fetched") as caught:
+        require_fetchable(Settings(model="m", weights="volume"), MODEL)
+    require_fetchable(Settings(model="m"), MODEL)
+    require_fetchable(Settings(model="m", weights=Path("here")), MODEL)
+    assert "--weights baked" in caught.value.hint
+
+
+def test_a_gated_model_on_a_volume_needs_its_token_as_a_file() -> None:
+    gated = replace(MODEL, lock=HUB, gated=True)
+    with pytest.raises(UsageError, match="in the environment only") as caught:
+        require_fetchable(Settings(weights="volume", hf_token="hf_s3cret"), gated)
+    assert "--hf-token-file" in caught.value.hint
+    assert "s3cret" not in caught.value.message + caught.value.hint
+    require_fetchable(Settings(weights="volume", hf_token="hf_s3cret", hf_token_file=KEY), gated)
+    require_fetchable(Settings(weights="volume"), gated)  # it may be there already
+    require_fetchable(Settings(weights="volume", hf_token="hf_s3cret"), replace(MODEL, lock=HUB))
+
+
 # ---- the rest
 
 
@@ -162,7 +222,9 @@ def test_what_is_expected() -> None:
 
 def test_the_environment_carries_the_settings() -> None:
     environment = plan(max_model_len=5).environment
-    assert environment == {"BRINGUP_MODEL": "m", "BRINGUP_BIND": "127.0.0.1", "BRINGUP_MAX_MODEL_LEN": "5"}
+    given = {"BRINGUP_MODEL": "m", "BRINGUP_BIND": "127.0.0.1", "BRINGUP_MAX_MODEL_LEN": "5"}
+    assert {k: environment.get(k) for k in given} == given
+    assert "BRINGUP_SERVED_MODEL_NAME" not in environment
 
 
 def test_the_plan_becomes_json() -> None:

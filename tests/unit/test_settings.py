@@ -33,6 +33,7 @@ OTHER: dict[str, list[Any]] = {
     "gpu_memory_utilization": [0.5, 0.123456789, 1.0],
     "enforce_eager": [True, False],
     "vllm_args": [("--seed", "1"), ("--chat-template", "a b'c\"d", "", "$HOME;*")],
+    "weights": ["volume", Path("/srv/a b"), Path("models/x")],
     "bind": ["192.0.2.1", "::1"],
     "api_key_file": [Path("/run/secrets/a key")],
     "api_key": ["s3cret"],
@@ -86,7 +87,7 @@ def test_every_setting_is_described(name: str) -> None:
 def test_what_travels_into_the_container() -> None:
     assert {n for n, (_, o) in FIELDS.items() if o.server} == {
         "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "enforce_eager", "vllm_args", "bind",
-        "api_key_file",
+        "api_key_file", "weights", "hf_endpoint", "hf_token_file", "transfer", "stall_timeout", "fetch_timeout",
     }  # fmt: skip
 
 
@@ -125,7 +126,10 @@ def test_all_server_settings_together() -> None:
 
 
 def test_unset_settings_are_left_out() -> None:
-    assert server_environment(Settings()) == {"BRINGUP_MODEL": "tiny-qwen2", "BRINGUP_BIND": "127.0.0.1"}
+    unset = {n for n, (f, o) in FIELDS.items() if o.server and f.default in (None, ())}
+    assert {"served_model_name", "max_model_len", "api_key_file", "hf_token_file"} <= unset
+    assert not {variable(n) for n in unset} & server_environment(Settings()).keys()
+    assert server_environment(Settings())["BRINGUP_MODEL"] == "tiny-qwen2"
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
