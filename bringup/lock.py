@@ -114,11 +114,17 @@ def _entry(name: str, raw: dict[str, Any]) -> LockedModel:
     return model
 
 
+def is_plain(path: str) -> bool:
+    """Is it a relative path that stays below its directory, in its shortest spelling, and safe to print?"""
+    pure = PurePosixPath(path)
+    stays = not pure.is_absolute() and ".." not in pure.parts and pure.parts != ()
+    return stays and str(pure) == path and "\\" not in path and path.isprintable()
+
+
 def _check_file(name: str, f: LockedFile) -> None:
-    pure = PurePosixPath(f.path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in f.path or str(pure) != f.path or not f.path.isprintable():
+    if not is_plain(f.path):
         raise UsageError(f"weights lock: {name}: {f.path!r} leaves the model's directory, or is no plain path")
-    if pure.suffix not in SAFE:
+    if PurePosixPath(f.path).suffix not in SAFE:
         raise UsageError(f"weights lock: {name}: {f.path!r} is not safetensors, JSON or plain text")
     if not re.fullmatch(r"[0-9a-f]{64}", f.sha256) or f.size < 0:
         raise UsageError(f"weights lock: {name}: {f.path!r} has no full sha256 or size")

@@ -12,14 +12,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 
 from bringup.errors import BringupError, TargetUnavailable, UsageError, WeightsDiffer
-from bringup.lock import COMMIT
+from bringup.lock import COMMIT, is_plain
 from bringup.weights.hub import Hub
 
 LARGEST = 16 * 2**20  # bytes of one answer; the Hub wants every file above 10 MB in LFS, and LFS files are not read
@@ -253,8 +252,7 @@ def _entry(raw: Any) -> Entry | None:
     path, kind = (raw.get("path"), raw.get("type")) if isinstance(raw, dict) else (None, None)
     if not isinstance(path, str) or not isinstance(kind, str):
         raise _no_hub("the list of files", f"has an entry that is none: {ascii(raw)[:80]}")
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or str(pure) != path or not path.isprintable():
+    if not is_plain(path):
         raise UsageError(f"the repository has a file at {path!r}: no plain path below it", hint=_OTHER,
                          id="unsafe-path")  # fmt: skip
     if kind == "directory":
