@@ -13,9 +13,9 @@ from typing import Any, Self
 import blake3
 
 from bringup.lock import LockedFile, LockedModel
-from tests.hub.store import add_blob, load, make_repo
+from tests.hub.store import add_blob, load, make_repo, noise
 
-__all__ = ["HubServer", "add_blob", "lock_of", "make_repo"]
+__all__ = ["HubServer", "add_blob", "lock_of", "make_repo", "noise"]
 ROOT = Path(__file__).resolve().parents[2]
 
 

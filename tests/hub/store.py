@@ -92,6 +92,11 @@ def make_repo(
     return sha
 
 
+def noise(size: int, seed: str = "") -> bytes:
+    """Bytes without a pattern, the same for the same seed."""
+    return hashlib.shake_128(seed.encode()).digest(size)
+
+
 def add_blob(root: Path, name: str, content: bytes) -> str:
     """Put a content into a repository that no commit has (yet); its sha256."""
     return _add(root / name / "blobs", "", content).sha256
