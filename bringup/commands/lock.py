@@ -106,7 +106,8 @@ def find(text: str, name: str | None) -> Target:
                          hint=f"name one like org/name, or one of: {', '.join(models)}")  # fmt: skip
     chosen = name or (known.name if known else repo.partition("/")[2].lower())
     if not NAME.fullmatch(chosen):
-        raise UsageError(f"{chosen!r} is no usable model name", hint="--name NAME: lower-case letters, digits, . _ -")
+        raise UsageError(f"{chosen!r} is no usable model name", id="no-such-name",
+                         hint="--name NAME: lower-case letters, digits, and . _ - inside")  # fmt: skip
     if chosen in models and models[chosen].source != repo:
         raise _taken(chosen, models[chosen].source, "in the catalogue")
     return Target(chosen, repo, revision or getattr(known, "revision", ""), known.license if known else "")
