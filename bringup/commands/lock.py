@@ -39,8 +39,9 @@ def lock(
 ) -> int:
     """Pin a model: its commit, and the size and sha256 of each file that a server needs.
 
-    MODEL is a name of the catalogue, or a repository of the Hub (org/name). Without a commit, the one that the default
-    branch is at today is pinned. A token comes from --hf-token-file or the variable HF_TOKEN.
+    MODEL is a name of the catalogue, or a repository of the Hub (org/name). Without a commit, the catalogue's is
+    pinned, or else the one that the default branch is at today. A token comes from --hf-token-file or the variable
+    HF_TOKEN.
     """
     if check:
         if name:
@@ -168,9 +169,10 @@ def _check_one(watch: Any, settings: Settings, model: LockedModel) -> tuple[dict
     try:
         found, moved = _differences(settings, model)
         if found:
+            again = f"pin it again: bringup lock {model.repo}@{model.revision}"
             raise WeightsDiffer(
                 f"the lock differs: {found[0]}" + (f" (and {len(found) - 1} more)" if found[1:] else ""),
-                hint=f"pin it again: bringup lock {model.repo}" if model.repo else "restore the directory from git",
+                hint=again if model.repo else "restore the directory or the lock from git",
                 detail="\n".join(found), id="lock-differs",
             )  # fmt: skip
     except BringupError as e:
@@ -185,7 +187,7 @@ def _check_one(watch: Any, settings: Settings, model: LockedModel) -> tuple[dict
     where = f"{model.repo}@{model.revision}" if model.repo else model.source
     watch.say(f"{model.name}: matches {where} ({len(model.files)} files, {model.size} bytes)")
     if moved:
-        watch.say(f"  the default branch is at {moved} by now; `bringup lock {model.repo}` would pin that")
+        watch.say(f"  the default branch is at {moved} by now: bringup lock {model.repo}@{moved}")
     return {"name": model.name, "status": "matches", "default_branch": moved or model.revision}, Exit.PASS
 
 

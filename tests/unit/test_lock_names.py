@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from bringup import catalog
 from bringup.commands.lock import Target, find
 from bringup.errors import Exit, UsageError
 
@@ -21,10 +24,17 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_what_is_meant(text: str, name: str | None, repo: str, entry: str) -> None:
-    for revision in ("", COMMIT, "main", "refs/pr/1"):
-        found = find(f"{text}@{revision}" if revision else text, name)
-        assert (found.name, found.repo) == (entry, repo)
-        assert found.revision == revision or not revision
+    for revision in (COMMIT, "main", "refs/pr/1"):
+        found = find(f"{text}@{revision}", name)
+        assert (found.name, found.repo, found.revision) == (entry, repo, revision)
+
+
+def test_the_commit_of_the_catalogue_unless_told_otherwise() -> None:
+    model = catalog.load()["qwen2.5-1.5b-instruct"]
+    assert re.fullmatch("[0-9a-f]{40}", model.revision)
+    assert find(model.name, None).revision == model.revision
+    assert find(model.source, None).revision == model.revision
+    assert find("some/model", None).revision == ""
 
 
 def test_the_licence_of_the_catalogue_is_known() -> None:
