@@ -11,20 +11,28 @@ from tests.hub import HubServer
 from tests.weights import venvs
 
 _MATRIX: list[str] = []
+_FIGURES: list[str] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The fault matrix as it was seen."""
-    if _MATRIX:
-        terminalreporter.section("fault matrix")
-        for line in _MATRIX:
-            terminalreporter.line(line)
+    """What was seen: the fault matrix, and figures that depend on the machine."""
+    for title, lines in (("fault matrix", _MATRIX), ("figures", _FIGURES)):
+        if lines:
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.line(line)
 
 
 @pytest.fixture
 def matrix() -> list[str]:
-    """Lines for the summary."""
+    """Lines of the fault matrix, for the summary."""
     return _MATRIX
+
+
+@pytest.fixture
+def figures() -> list[str]:
+    """Lines for the summary."""
+    return _FIGURES
 
 
 @pytest.fixture(scope="session")
