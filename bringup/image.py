@@ -92,7 +92,11 @@ def build(
 def last_error(output: str) -> str:
     """The line of a build's output that says what went wrong: the program's own words before BuildKit's."""
     lines = [re.sub(r"^#\d+ ([\d.]+ )?", "", line.strip()) for line in output.splitlines() if line.strip()]
-    own = [line for line in lines if re.match(r"E: |(error|fatal)\b.*:", line)]
+    own = [
+        line
+        for line in lines
+        if re.match(r"E: |(error|fatal)\b.*:", line) or re.search(r" \[[a-z]+(-[a-z]+)+\]$", line)
+    ]
     marked = [line for line in lines if "ERROR" in line]
     return (own or marked or lines or ["no output"])[0 if own else -1][:LINE]
 

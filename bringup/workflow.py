@@ -178,8 +178,8 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
     Raises:
         BringupError: a step before the verdict failed; its bundle is written where there was a container.
     """
-    artifacts.check_destination(run.settings.artifacts)
     require_weights(run.plan)
+    artifacts.check_destination(run.settings.artifacts)
     require(run)
     raw_image = run.engine.image(run.plan.image) or build(run)
     run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.inside import events
-from bringup.inside.start import Baked, configure_logging, prepare
+from bringup.inside.start import configure_logging, prepare
 from bringup.inside.state import open_state
 from bringup.inside.supervise import supervise
+from bringup.inside.weights import Baked
 
 
 class OneLine(logging.Formatter):

@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bringup.errors import UsageError
 from bringup.inside import events, guard
-from bringup.lock import LockedModel, read_lock
-from bringup.plan import MODELS_DIR, is_loopback, server_argv
+from bringup.inside.weights import TOKENS, Baked, locked_model, model_name, provide, read_secret, read_token
+from bringup.plan import is_loopback, server_argv
 from bringup.settings import Settings, from_environment
-from bringup.weights.verify import verify_dir
 
 SERVER = "vllm.entrypoints.openai.api_server"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound
-KEY_LIMIT = 4096  # bytes
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-
-
-@dataclass(frozen=True)
-class Baked:
-    """Where the image holds what was built into it."""
-
-    models: Path = Path(MODELS_DIR)
-    lock: Path = Path("/opt/bringup/weights.lock")
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,8 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
 
     Raises:
         UsageError: a setting cannot be used, or the endpoint would be public without a key.
-        WeightsDiffer: the baked weights are not the locked ones.
+        WeightsDiffer: the weights are not the locked ones.
+        BringupError: they are to be fetched first, and cannot be.
     """
     settings, flavour = _settings(environ, baked)
     argv = (*server_argv(settings, flavour), *extra)
@@ -63,7 +52,8 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
             hint="set BRINGUP_API_KEY_FILE to a file with a key, or publish on loopback and say so: "
             "docker run -p 127.0.0.1:8000:8000 -e BRINGUP_BIND=127.0.0.1",
         )
-    model = _locked_model(settings.model, baked)
+    model = locked_model(settings, baked)
+    token = read_token(settings.hf_token_file, environ)
     environment = _environment(environ, flavour, argv, key)
     log.info("model %s, flavour %s, published on %s, API key: %s", settings.model, flavour, settings.bind,
              "needed" if key else "none")  # fmt: skip
@@ -72,11 +62,7 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     if finding.unset:
         environment.pop(guard.VARIABLE, None)
     log.info("hf_transfer: %s", finding.reason)
-    log.info("checking %d bytes of weights against the lock", model.size)
-    begun = time.monotonic()
-    verify_dir(model, baked.models / model.name)
-    log.info("weights of %s are as locked: %d files, %d bytes in %.2f s, digest %s", model.name, len(model.files),
-             model.size, time.monotonic() - begun, model.digest)  # fmt: skip
+    provide(model, settings, baked, token, log)
     return Launch((sys.executable, "-m", SERVER, *argv), environment)
 
 
@@ -87,30 +73,11 @@ def _settings(environ: Mapping[str, str], baked: Baked) -> tuple[Settings, str]:
             f"BRINGUP_FLAVOUR is {flavour!r}, needed is cpu or gpu", hint="do not set it: the image brings it"
         )
     given = dict(environ)
-    held = _models(baked)
     # Nobody in here sees where the port is published, and `docker run -p 8000:8000` publishes it everywhere.
     given["BRINGUP_BIND"] = given.get("BRINGUP_BIND") or EVERYWHERE
     # Compose removes the image's own value of a variable that it passes through and that is not set outside.
-    if not given.get("BRINGUP_MODEL") and len(held) == 1:
-        given["BRINGUP_MODEL"] = held[0]
+    given["BRINGUP_MODEL"] = model_name(given, baked)
     return from_environment(given), flavour
-
-
-def _models(baked: Baked) -> list[str]:
-    return sorted(p.name for p in baked.models.iterdir() if p.is_dir()) if baked.models.is_dir() else []
-
-
-def _locked_model(name: str, baked: Baked) -> LockedModel:
-    held = _models(baked)
-    if name not in held:
-        raise UsageError(
-            f"this image does not hold the model {name!r}; it holds: {', '.join(held) or 'none'}",
-            hint=f"set BRINGUP_MODEL to one of these, or build the image of {name!r}",
-        )
-    locked = read_lock(baked.lock)
-    if name not in locked:
-        raise UsageError(f"the weights lock {baked.lock} does not pin {name!r}", hint="build the image again")
-    return locked[name]
 
 
 def refuse_key_in_argv(argv: Sequence[str]) -> None:
@@ -132,28 +99,13 @@ def read_key(file: Path | None, variable: str) -> str:
     Raises:
         UsageError: the file cannot be read, or what is in it cannot be sent in an HTTP header.
     """
-    key = variable.strip()
-    if file is not None:
-        try:
-            with file.open("rb") as f:
-                content = f.read(KEY_LIMIT + 1)
-        except OSError as e:
-            raise UsageError(
-                f"the API key file {file} cannot be read by uid {os.getuid()} ({e.strerror})",
-                hint="give a regular file, readable by that user: chmod/chown it, or set BRINGUP_USER=OWNER_UID:0",
-            ) from e
-        key = content.decode("ascii", "replace").strip() or key
-    if len(key) > KEY_LIMIT or not all("!" <= c <= "~" for c in key):
-        raise UsageError(
-            "the API key is not one word of printable ASCII characters",
-            hint="make one: openssl rand -hex 32 > FILE",
-        )
-    return key
+    return read_secret(file, variable, "API key", "make one: openssl rand -hex 32 > FILE")
 
 
 def _environment(environ: Mapping[str, str], flavour: str, argv: Sequence[str], key: str) -> dict[str, str]:
     environment = dict(environ)
-    environment.pop("VLLM_API_KEY", None)
+    for name in ("VLLM_API_KEY", *TOKENS):
+        environment.pop(name, None)
     if key:
         environment["VLLM_API_KEY"] = key
     # A uid without an entry in /etc/passwd has no name, and torch asks for one.

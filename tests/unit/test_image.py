@@ -153,6 +153,7 @@ def test_a_build_that_fails_says_the_line_that_matters(root: Path, monkeypatch: 
             "#18 44.91 error: no `x`\n#18 44.91   cause: y\n#18 ERROR: process z\nERROR: failed to solve: z",
             "error: no `x`",
         ),
+        ("#9 1.2   | more\n#9 1.2 no access [hub-gated]\n#9 1.2   -> a token\nERROR: x", "no access [hub-gated]"),
         ("#9 1.2 E: Unable to locate package x\nERROR: failed to solve: z", "E: Unable to locate package x"),
     ],
 )

@@ -13,7 +13,8 @@ import pytest
 from bringup.errors import UsageError, WeightsDiffer
 from bringup.inside import __main__ as entry
 from bringup.inside import guard, start
-from bringup.inside.start import Baked, Launch
+from bringup.inside.start import Launch
+from bringup.inside.weights import Baked
 
 LOG = logging.getLogger("test.inside")
 ANYWHERE = "0.0.0.0"  # noqa: S104 - told to the entry point, never bound
@@ -158,9 +159,9 @@ def test_the_weights_line(baked: Baked, caplog: pytest.LogCaptureFixture) -> Non
     with caplog.at_level(logging.INFO):
         prepare(baked)
     line = next(r for r in caplog.records if str(r.msg).startswith("weights of %s are as locked"))
-    name, files, size, seconds, digest = line.args  # type: ignore[misc]
+    name, files, size, seconds, rate, digest = line.args  # type: ignore[misc]
     assert (name, files, size, len(str(digest))) == ("tiny", 1, 8, 64)
-    assert isinstance(seconds, float)
+    assert rate == pytest.approx(8e-9 / max(float(str(seconds)), 1e-6))
 
 
 def test_the_guard_acts(baked: Baked) -> None:
