@@ -1,107 +1,201 @@
-"""Put a model's files where they are served from, by the lock."""
+"""Put a model's files into a directory by the lock alone: from the hub, or from this repository.
+
+A file appears under its name only after its size and sha256 were right and it was flushed; `config.json` comes last,
+so that an incomplete directory is not taken for a model. What is there and right already stays.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
+import datetime
+import importlib.metadata
+import importlib.util
 import os
+import platform
 import shutil
-import sys
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-from bringup.errors import BuildFailed, WeightsDiffer
+from bringup.errors import CheckFailed, TargetUnavailable, UsageError, WeightsDiffer
 from bringup.lock import LockedFile, LockedModel
-from bringup.weights.verify import sha256_of, verify_dir
+from bringup.weights.digest import Digests, digests
+from bringup.weights.lanes import LAST, How, Job, Lanes, carrier
+from bringup.weights.place import WORK, Place, flush, hold
+from bringup.weights.progress import FileProgress, Progress
+from bringup.weights.receipt import Carried, Receipt
+from bringup.weights.verify import compare, differs, survey
 
-DEADLINE = 3600.0  # seconds for one file; a stalled transfer must end
+__all__ = ["How", "completed", "copy", "fetch"]
 
-
-def stage(model: LockedModel, source: Path, out: Path, token: str | None = None) -> None:
-    """Put a model's files into `out`, verified: copied from `source`/<name>, or fetched from the hub by commit.
-
-    `out` appears complete or not at all.
-
-    Raises:
-        WeightsDiffer: a file is not what the lock says.
-        BuildFailed: a file could not be fetched.
-    """
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        for f in model.files:
-            target = part / f.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if model.source == "hub":
-                fetch(hub_url(model, f), target, f, token)
-            elif not (source / model.name / f.path).is_file():
-                raise WeightsDiffer(f"{source / model.name / f.path} is missing", hint="restore it from git")
-            else:
-                shutil.copyfile(source / model.name / f.path, target)
-        verify_dir(model, part)
-        part.replace(out)
-    except OSError as e:
-        raise BuildFailed(f"{out} could not be written: {e}", hint="free space, or name an empty directory") from e
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+COPY_TIMEOUT = 600.0  # seconds that a copy waits for another one to end
+PACKAGES = ("hf_transfer", "requests", "blake3")
 
 
-def hub_url(model: LockedModel, file: LockedFile) -> str:
-    """Where the Hub serves one file at the locked commit (`HF_ENDPOINT` names a mirror)."""
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{endpoint}/{model.repo}/resolve/{model.revision}/{quote(file.path)}"
+def unwatched(progress: Progress) -> None:
+    """Shows nothing."""
 
 
-def fetch(url: str, target: Path, file: LockedFile, token: str | None, deadline: float = DEADLINE) -> None:
-    """Fetch one file by hf_transfer in a child process, then check size and sha256.
-
-    hf_transfer holds Python's global lock for the whole call and can return success on a wrong file, so it gets a
-    process of its own with a deadline, a fresh file name, and no trust.
+def fetch(
+    model: LockedModel,
+    directory: Path,
+    how: How,
+    watch: Callable[[Progress], None] = unwatched,
+    *,
+    _digest: Callable[[Path, Callable[[], None]], Digests] = digests,
+) -> Receipt:
+    """Fetch a model from the hub; `watch` is called several times a second, in this thread.
 
     Raises:
-        BuildFailed: no transfer; WeightsDiffer: the bytes are wrong.
+        UsageError: no access, no such repository, commit or file; the directory cannot be written.
+        CheckFailed: no space; no hf_transfer where it is demanded.
+        WeightsDiffer: the hub, or the directory, has something else than the lock.
+        TargetUnavailable: the hub, or another fetch, kept us waiting until the deadline or the last attempt.
     """
-    if file.size == 0:  # a range request of nothing is an error to hf_transfer
-        target.touch()
-        return
-    temp = target.with_name(f"{target.name}.{os.getpid()}.{time.monotonic_ns()}")
-    context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
-    child = context.Process(target=_download, args=(url, str(temp), token, errors), daemon=True)
-    try:
-        child.start()
-        child.join(deadline)
-        if child.is_alive():
-            raise BuildFailed(f"{url} was not complete after {deadline:.0f} s", hint="check the network and retry")
-        if child.exitcode:
-            why = errors.get() if not errors.empty() else f"exit {child.exitcode}"
-            raise BuildFailed(
-                f"hf_transfer could not fetch {url}: {why}", hint="check the network, the token, and the lock"
-            )
-        found = temp.stat().st_size
-        if found != file.size or sha256_of(temp) != file.sha256:
-            raise WeightsDiffer(
-                f"{url} gave {found} bytes that are not the locked ones ({file.size} bytes, sha256 {file.sha256})"
-            )
-        with temp.open("rb") as f:
-            os.fsync(f.fileno())
-        temp.replace(target)
-    finally:
-        if child.is_alive():
-            child.kill()
-            child.join()
-        temp.unlink(missing_ok=True)
+    started, began = time.monotonic(), _now()
+    deadline = started + how.timeout
+    available = importlib.util.find_spec("hf_transfer") is not None
+    if how.transfer == "hf_transfer" and not available:
+        raise CheckFailed(
+            "hf_transfer is not installed, and it is what shall carry the weights",
+            hint="pip install hf_transfer; or allow plain http: --transfer auto", id="hf-transfer-missing",
+        )  # fmt: skip
+    shown = Progress(model.name, how.transfer, [FileProgress(f.path, f.size) for f in model.files])
+    with hold(directory, deadline) as place:
+        present = _present(model, place, shown, deadline)
+        missing = [f for f in model.files if f.path not in {c.path for c in present}]
+        _check_space(model, place, missing)
+        jobs = []
+        for f in sorted(missing, key=lambda f: -f.size):  # the longest first, so that the lanes end together
+            by, note = carrier(f, how.transfer, available)
+            jobs.append(Job(file=f, shown=_shown(shown, f), by=by, note=note))
+        lanes = Lanes(model, how, place, jobs, shown, deadline, _digest)
+        if jobs:
+            lanes.run(watch)
+    return _receipt(model, how.endpoint, how.transfer, began, started, [*present, *lanes.carried])
 
 
-def _download(url: str, path: str, token: str | None, errors: Any) -> None:
-    try:
-        import hf_transfer  # only here: the image's weights stage has it, a person's machine need not
+def copy(model: LockedModel, source: Path, directory: Path) -> Receipt:
+    """Copy a model from a directory of this repository, as carefully as from the hub.
 
-        headers = {"authorization": f"Bearer {token}"} if token else None
-        hf_transfer.download(  # type: ignore[attr-defined]  # its one file is compiled
-            url, path, 16, 10 * 2**20, parallel_failures=3, max_retries=5, headers=headers
-        )
-    except Exception as e:  # whatever it was, the parent must learn it
-        errors.put(f"{type(e).__name__}: {e}")
-        sys.exit(1)
+    Raises:
+        WeightsDiffer: the source lacks a file, or has another one; nothing wrong gets a name.
+        UsageError, CheckFailed, TargetUnavailable: as for `fetch`.
+    """
+    started, began = time.monotonic(), _now()
+    deadline = started + COPY_TIMEOUT
+    shown = Progress(model.name, "copy", [FileProgress(f.path, f.size) for f in model.files])
+    with hold(directory, deadline) as place:
+        carried = _present(model, place, shown, deadline)
+        missing = [f for f in model.files if f.path not in {c.path for c in carried}]
+        _check_space(model, place, missing)
+        for f in sorted(missing, key=lambda f: f.path == LAST):
+            if f.path == LAST:
+                place.flush()
+            carried.append(_copy_file(model, source, f, place))
+        place.flush()
+    return _receipt(model, str(source), "copy", began, started, carried)
+
+
+def _copy_file(model: LockedModel, source: Path, file: LockedFile, place: Place) -> Carried:
+    origin, temp, started = source / file.path, place.fresh(), time.monotonic()
+    if origin.is_symlink() or not origin.is_file():
+        raise WeightsDiffer(f"{origin} is missing, or no file", hint="restore it from git", id="weights-missing")
+    with place.writing():
+        shutil.copyfile(origin, temp)
+        seconds = time.monotonic() - started
+        found = replace(file, blake3="")  # by sha256: the BLAKE3 is worth what the sha256 says
+        hashes = digests(temp)
+        flush(temp)
+    if temp.stat().st_size != file.size or hashes.sha256 != file.sha256:
+        raise WeightsDiffer(
+            f"{origin} of {model.name} has {temp.stat().st_size} bytes and sha256 {hashes.sha256}; "
+            f"{found.size} bytes and {found.sha256} are locked", hint="restore it from git", id="weights-hash",
+        )  # fmt: skip
+    place.put(temp, file.path)
+    return Carried(path=file.path, size=file.size, sha256=file.sha256, blake3=hashes.blake3, by="copy",
+                   seconds=round(seconds, 4))  # fmt: skip
+
+
+def _present(model: LockedModel, place: Place, shown: Progress, deadline: float) -> list[Carried]:
+    """The files that are there and right.
+
+    Raises:
+        WeightsDiffer: something else is there that a fetch must not remove.
+    """
+    wrong, worth = survey(model, place.directory, ignore=WORK)
+    foreign = [d for d in wrong if d.id in ("weights-extra", "weights-not-a-file", "weights-unreadable")]
+    if foreign:
+        raise differs(model, place.directory, foreign, "remove it, or name another directory: fetch deletes nothing")
+
+    def check() -> None:
+        if time.monotonic() >= deadline:
+            raise TargetUnavailable(
+                f"the deadline passed while {place.directory} was compared with the lock",
+                hint="raise --fetch-timeout", id="fetch-deadline",
+            )  # fmt: skip
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        same = pool.map(lambda f: _same(place.directory / f.path, f, check), worth)
+    found = [c for c in same if c]
+    for c in found:
+        file = next(f for f in shown.files if f.path == c.path)
+        file.done, file.state = file.size, "present"
+    return found
+
+
+def _same(path: Path, file: LockedFile, check: Callable[[], None]) -> Carried | None:
+    fast = ""
+    if file.blake3:
+        right, fast = compare(path, file, check) is None, file.blake3
+    else:
+        hashes = digests(path, check)
+        right, fast = hashes.sha256 == file.sha256, hashes.blake3
+    if not right:
+        return None
+    return Carried(path=file.path, size=file.size, sha256=file.sha256, blake3=fast, by="present", attempts=0)
+
+
+def _check_space(model: LockedModel, place: Place, missing: Iterable[LockedFile]) -> None:
+    needed, free = sum(f.size for f in missing), place.free()
+    if needed > free:
+        raise CheckFailed(
+            f"{place.directory}: {needed} bytes are needed for {model.name}, {free} are free ({needed / 1e9:.2f} GB, "
+            f"{free / 1e9:.2f} GB)", hint="free space, or name a directory on another disk", id="disk-space",
+        )  # fmt: skip
+
+
+def _shown(progress: Progress, file: LockedFile) -> FileProgress:
+    return next(p for p in progress.files if p.path == file.path)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _receipt(
+    model: LockedModel, endpoint: str, transfer: str, began: str, started: float, files: list[Carried]
+) -> Receipt:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is not None:
+            versions[name] = importlib.metadata.version(name)
+    order = [f.path for f in model.files]
+    return Receipt(
+        model=model.name, repo=model.repo, revision=model.revision, digest=model.digest, endpoint=endpoint,
+        transfer=transfer, started=began, seconds=round(time.monotonic() - started, 3),
+        files=tuple(sorted(files, key=lambda f: order.index(f.path))), versions=versions,
+    )  # fmt: skip
+
+
+def completed(model: LockedModel, receipt: Receipt) -> LockedModel:
+    """The model's entry with the BLAKE3 of each file, as the receipt saw them beside a right sha256.
+
+    Raises:
+        UsageError: the receipt lacks one.
+    """
+    seen = {f.path: f.blake3 for f in receipt.files}
+    if not all(seen.get(f.path) for f in model.files):
+        raise UsageError("no BLAKE3 was computed", hint="install the package blake3")
+    return replace(model, files=tuple(replace(f, blake3=seen[f.path]) for f in model.files))

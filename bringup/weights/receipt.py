@@ -13,8 +13,9 @@ SCHEMA = 1
 class Carried:
     """One file. `by`: hf_transfer, http, copy (from a directory), present (it was there and right already).
 
-    `seconds`: transfer alone, of the attempt that succeeded; `attempts`: 0 for a file that was present; `note`: why it
-    was not the transport that was asked for.
+    `seconds`: transfer alone, of the attempt that succeeded (and of those that it went on from); `attempts`: 0 for a
+    file that was present; `note`: why it was not the transport that was asked for; `blake3`: of the very bytes whose
+    sha256 was right, empty if it was not computed.
     """
 
     path: str
@@ -24,6 +25,7 @@ class Carried:
     seconds: float = 0.0
     attempts: int = 1
     note: str = ""
+    blake3: str = ""
 
     @property
     def rate(self) -> float:
@@ -57,4 +59,6 @@ class Receipt:
         """One line: bytes by transport, and the time."""
         carriers = {c: [f for f in self.files if f.by == c] for c in sorted({f.by for f in self.files})}
         parts = (f"{len(fs)} by {c} ({sum(f.size for f in fs) / 1e6:.1f} MB)" for c, fs in carriers.items())
-        return f"{self.model}: {len(self.files)} files in {self.seconds:.1f} s: " + ", ".join(parts)
+        moved = sum(f.size for f in self.files if f.by != "present")
+        rate = f", {moved / 1e6 / self.seconds:.1f} MB/s" if moved and self.seconds > 0 else ""
+        return f"{self.model}: {len(self.files)} files in {self.seconds:.1f} s{rate}: " + ", ".join(parts)
