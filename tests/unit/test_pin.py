@@ -56,6 +56,7 @@ class FakeHub:
         self.about: dict[str, Any] = {"id": "org/m", "sha": COMMIT, "gated": False} | about
         self.pages: list[Any] = [[row(path, data) for path, data in files.items()]]
         self.headers: dict[str, str] = {"X-Repo-Commit": COMMIT}
+        self.tree_headers: dict[str, str] = {}
         self.next = "/api/models/org/m/tree/x?page={}"
         self.asked: list[str] = []
 
@@ -69,7 +70,7 @@ class FakeHub:
             number = int(path.partition("page=")[2] or 0)
             more = {"Link": f'<{self.next.format(number + 1)}>; rel="next"'} if number + 1 < len(self.pages) else {}
             page = self.pages[number]
-            return answer(page if isinstance(page, bytes) else json.dumps(page).encode(), more)
+            return answer(page if isinstance(page, bytes) else json.dumps(page).encode(), self.tree_headers | more)
         return answer(json.dumps(self.about).encode(), {})
 
 
@@ -337,6 +338,21 @@ def test_a_small_file_of_another_commit(headers: dict[str, str]) -> None:
 def test_the_default_branch_and_its_card() -> None:
     about = repository(FakeHub({}, cardData={"license": "mit"}, gated="manual")).about()
     assert (about.commit, about.license, about.gated) == (COMMIT, "mit", "manual")
+
+
+@pytest.mark.parametrize("said", [[], "text", 5, None])
+def test_an_answer_about_nothing(said: Any) -> None:
+    hub = FakeHub({})
+    hub.about = said
+    with pytest.raises(TargetUnavailable) as caught:
+        repository(hub).about()
+    assert caught.value.id == "hub-wrong-answer"
+
+
+def test_a_tree_of_another_commit() -> None:
+    hub = FakeHub(FILES)
+    hub.tree_headers = {"X-Repo-Commit": OTHER}
+    assert refused(hub).id == "hub-wrong-commit"
 
 
 def test_a_branch_is_quoted() -> None:

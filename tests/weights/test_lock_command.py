@@ -56,6 +56,7 @@ def run(hub: HubServer | str, lock: Path, *args: str, **env: str) -> subprocess.
         timeout=60,
     )
     assert TOKEN not in done.stdout + done.stderr
+    assert not re.search(r"Traceback|Fatal|a bug in bringup|Warning", done.stderr), done.stderr
     assert [p.name for p in lock.parent.iterdir() if "weights.lock" in p.name] in ([], ["weights.lock"])
     return done
 
