@@ -296,7 +296,23 @@ def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "LARGEST", 1000)
     hub = FakeHub(FILES)
     hub.pages = [b"[" + b" " * 1000 + b"]"]
-    assert refused(hub).id == "hub-wrong-answer"
+    e = refused(hub)
+    assert e.id == "hub-wrong-answer"
+    assert "more than 1000 bytes" in e.message
+
+
+def test_no_more_is_read_than_is_wanted() -> None:
+    read: list[int] = []
+
+    class Endless(FakeHub):
+        def get(self, url: str, *, stream: bool) -> requests.Response:
+            made = super().get(url, stream=stream)
+            if url.endswith("tokenizer.json"):
+                made.iter_content = lambda size: (read.append(size) or b" " * size for _ in range(100))  # type: ignore
+            return made
+
+    assert refused(Endless(FILES)).id == "weights-size"
+    assert len(read) == 1
 
 
 # ---- small files that are not what the list says

@@ -194,6 +194,27 @@ def test_a_writer_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert mark.exists(), "it is not ours to remove"
 
 
+@pytest.mark.parametrize("successor", [False, True])
+def test_a_mark_that_its_holder_removed_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, successor: bool
+) -> None:
+    path, real, calls = tmp_path / "weights.lock", fcntl.flock, []
+
+    def flock(handle: int, operation: int) -> None:
+        calls.append(handle)
+        if len(calls) == 1:  # between our open and our flock
+            (tmp_path / ".weights.lock.writing").unlink()
+            if successor:
+                (tmp_path / ".weights.lock.writing").touch()
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with changing(path) as models:
+        models["m"] = model()
+    assert len(calls) == 2
+    assert leftovers(tmp_path) == []
+
+
 def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / ".weights.lock.writing").touch()
     with changing(tmp_path / "weights.lock") as models:
