@@ -137,13 +137,15 @@ RUN --mount=type=bind,source=models,target=/src/models \
         /opt/fetch/bin/python -m bringup.weights stage --model "$MODEL" --source /src/models --out "$here" \
             --token-file /run/secrets/hf_token --transfer "$TRANSFER" \
             --receipt /receipt/weights.receipt.json --lock-out /slots/0/weights.lock; \
+        find "$here" -type f -size +32768k >/tmp/large; \
+        LC_ALL=C sort -o /tmp/large /tmp/large; \
         n=0; \
-        for file in $(find "$here" -type f -size +32768k | LC_ALL=C sort); do \
+        while IFS= read -r file; do \
             to=/slots/$((n % 8 + 1))/${file#/slots/0/}; \
             mkdir -p "${to%/*}"; \
             mv "$file" "$to"; \
             n=$((n + 1)); \
-        done; \
+        done </tmp/large; \
     fi; \
     chmod -R u=rwX,go=rX /slots /receipt; \
     find /slots /receipt -exec touch -h -d @0 {} +
