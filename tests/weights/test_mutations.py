@@ -59,6 +59,16 @@ FILES = {
     "templates/chat.jinja": 2_000,
     "templates/tools.jinja": 2_000,
 }
+START = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": NAME, "BRINGUP_BIND": "127.0.0.1"}
+# The entry point, with other directories than the image's; it checks, and says what it would start.
+ENTRY = """
+import os, sys
+from pathlib import Path
+from bringup.inside import __main__ as entry
+from bringup.inside.weights import Baked
+entry.Baked = lambda: Baked(Path(sys.argv[1]), Path(sys.argv[2]))
+sys.exit(entry.main(["--check"], dict(os.environ)))
+"""
 LOG = logging.getLogger("test.mutations")
 Check = Callable[[Path], None]
 
@@ -123,8 +133,7 @@ def checks(models: dict[str, LockedModel], locks: dict[str, Path]) -> dict[str, 
     """The four ways in which a directory is held against the lock."""
 
     def start(how: str) -> Check:
-        environ = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": NAME, "BRINGUP_BIND": "127.0.0.1"}
-        return lambda directory: void(prepare(environ, (), Baked(directory.parent, locks[how]), LOG))
+        return lambda directory: void(prepare(START, (), Baked(directory.parent, locks[how]), LOG))
 
     def verify(how: str) -> Check:
         return lambda directory: verify_dir(models[how], directory)
@@ -235,14 +244,45 @@ def copy_sparse(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_the_program_says_which_file_and_ends_with_5(
+def test_both_programs_say_which_file_and_end_with_5(
     kind: str, victim: Path, pristine: Path, locks: dict[str, Path]
 ) -> None:
+    """The check of an image's build, and the container's entry point, which says no command to start then."""
     mutation = draw(sorted(KINDS).index(kind) + len(KINDS) * 100, victim, pristine)
-    argv = [sys.executable, "-m", "bringup.weights", "verify", "--model", NAME, "--lock", str(locks["blake3"])]
-    done = subprocess.run(
-        [*argv, "--out", str(victim)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    for args in (verifying(victim, locks), ["-c", ENTRY, str(victim.parent), str(locks["blake3"])]):
+        done = program(args)
+        assert done.returncode == Exit.WEIGHTS_DIFFER, f"{mutation.what}: {done.stderr}"
+        assert any(path in done.stderr for path in mutation.paths), f"{mutation.what}: {done.stderr}"
+        assert "Traceback" not in done.stderr
+        assert not done.stdout
+
+
+def test_both_programs_pass_an_untouched_copy(pristine: Path, locks: dict[str, Path]) -> None:
+    verify = [
+        "-m",
+        "bringup.weights",
+        "verify",
+        "--model",
+        NAME,
+        "--lock",
+        str(locks["blake3"]),
+        "--out",
+        str(pristine),
+    ]
+    assert program(verify).returncode == 0
+    done = program(["-c", ENTRY, str(pristine.parent), str(locks["blake3"])])
+    assert done.returncode == 0, done.stderr
+    assert "vllm.entrypoints.openai.api_server" in done.stdout
+
+
+def verifying(directory: Path, locks: dict[str, Path]) -> list[str]:
+    """Arguments of the check that an image's build makes."""
+    return ["-m", "bringup.weights", "verify", "--model", NAME, "--lock", str(locks["blake3"]), "--out", str(directory)]
+
+
+def program(args: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run Python in the repository, with what the entry point needs."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **START}
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == Exit.WEIGHTS_DIFFER, f"{mutation.what}: {done.stderr}"
-    assert any(path in done.stderr for path in mutation.paths), f"{mutation.what}: {done.stderr}"
-    assert "Traceback" not in done.stderr
