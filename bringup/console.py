@@ -19,6 +19,8 @@ from bringup.records import CheckRecord, ProbeRecord, Status, StepRecord
 if TYPE_CHECKING:
     from rich.console import Console as Rich
 
+    from bringup.weights.progress import Progress
+
 DETAIL = 120  # characters of the latest line of a program below
 HEARTBEAT = 10.0  # seconds between signs of life where there is no terminal
 STYLES = {
@@ -109,6 +111,24 @@ class Console:
                 thread.join()
         self.say(f"{name}: {time.monotonic() - started:.1f} s")
 
+    @contextmanager
+    def transfer(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """Show a fetch: a bar for each file on its way and one for all; a line now and then without a terminal."""
+        self.say(name)
+        if self.rich.is_terminal:
+            with _bars(self.rich) as show:
+                yield show
+            return
+        due = time.monotonic() + HEARTBEAT
+
+        def line(progress: Progress) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due += HEARTBEAT
+                self.say(progress.line())
+
+        yield line
+
     def checks(self, records: tuple[CheckRecord, ...]) -> None:
         """The table of the checks; a remedy under each one that is not fine."""
         table = _table("check", "", "found", "needed")
@@ -128,6 +148,30 @@ class Console:
     def steps(self, records: tuple[StepRecord, ...]) -> None:
         """Where the time went."""
         self.say("  ".join(f"{r.name} {r.seconds:.1f} s" for r in records))
+
+
+@contextmanager
+def _bars(rich: Rich) -> Iterator[Callable[[Progress], None]]:
+    from rich import progress as bars
+
+    shown: dict[str, bars.TaskID] = {}
+    with bars.Progress(
+        bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), bars.DownloadColumn(),
+        bars.TransferSpeedColumn(), bars.TimeRemainingColumn(), bars.TextColumn("{task.fields[state]}"),
+        console=rich, transient=True,
+    ) as display:  # fmt: skip
+        whole = display.add_task("all files", total=None, state="")
+
+        def show(now: Progress) -> None:
+            for f in now.files:
+                if f.state not in ("waiting", "present") and f.path not in shown:
+                    shown[f.path] = display.add_task(f.path, total=f.size, state="")
+                if f.path in shown:
+                    visible = f.state != "done"
+                    display.update(shown[f.path], completed=f.done, state=f.state, visible=visible)
+            display.update(whole, completed=now.done, total=now.size)
+
+        yield show
 
 
 def _table(*columns: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -84,10 +83,7 @@ def _leave(args: argparse.Namespace, model: LockedModel, receipt: Receipt) -> No
     if args.lock_out:
         write_lock({model.name: completed(model, receipt)}, args.lock_out)
     if args.receipt:
-        try:
-            args.receipt.write_text(json.dumps(receipt.to_dict(), indent=2) + "\n", "utf-8")
-        except OSError as e:
-            raise UsageError(f"the receipt {args.receipt} cannot be written: {e.strerror}") from e
+        receipt.write(args.receipt)
 
 
 class Lines:

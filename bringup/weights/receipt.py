@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from bringup.errors import UsageError
 
 SCHEMA = 1
 
@@ -54,6 +58,17 @@ class Receipt:
         raw = dataclasses.asdict(self)
         raw["files"] = [dataclasses.asdict(f) | {"rate": round(f.rate, 1)} for f in self.files]
         return raw
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON.
+
+        Raises:
+            UsageError: it cannot be written there.
+        """
+        try:
+            path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", "utf-8")
+        except OSError as e:
+            raise UsageError(f"the receipt {path} cannot be written: {e.strerror or e}") from e
 
     def summary(self) -> str:
         """One line: bytes by transport, and the time."""
