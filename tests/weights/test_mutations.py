@@ -244,12 +244,12 @@ def copy_sparse(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_both_programs_say_which_file_and_end_with_5(
+def test_every_program_says_which_file_and_ends_with_5(
     kind: str, victim: Path, pristine: Path, locks: dict[str, Path]
 ) -> None:
-    """The check of an image's build, and the container's entry point, which says no command to start then."""
+    """The command, the check of an image's build, and the container's entry point, which has nothing to start then."""
     mutation = draw(sorted(KINDS).index(kind) + len(KINDS) * 100, victim, pristine)
-    for args in (verifying(victim, locks), ["-c", ENTRY, str(victim.parent), str(locks["blake3"])]):
+    for args in (*verifying(victim, locks), ["-c", ENTRY, str(victim.parent), str(locks["blake3"])]):
         done = program(args)
         assert done.returncode == Exit.WEIGHTS_DIFFER, f"{mutation.what}: {done.stderr}"
         assert any(path in done.stderr for path in mutation.paths), f"{mutation.what}: {done.stderr}"
@@ -257,7 +257,7 @@ def test_both_programs_say_which_file_and_end_with_5(
         assert not done.stdout
 
 
-def test_both_programs_pass_an_untouched_copy(pristine: Path, locks: dict[str, Path]) -> None:
+def test_every_program_passes_an_untouched_copy(pristine: Path, locks: dict[str, Path]) -> None:
     verify = [
         "-m",
         "bringup.weights",
@@ -275,9 +275,11 @@ def test_both_programs_pass_an_untouched_copy(pristine: Path, locks: dict[str, P
     assert "vllm.entrypoints.openai.api_server" in done.stdout
 
 
-def verifying(directory: Path, locks: dict[str, Path]) -> list[str]:
-    """Arguments of the check that an image's build makes."""
-    return ["-m", "bringup.weights", "verify", "--model", NAME, "--lock", str(locks["blake3"]), "--out", str(directory)]
+def verifying(directory: Path, locks: dict[str, Path]) -> tuple[list[str], list[str]]:
+    """Arguments of `bringup weights verify`, and of what an image's build runs."""
+    given = ["verify", "--model", NAME, "--lock", str(locks["blake3"])]
+    command = ["-m", "bringup", "weights", *given, str(directory)]
+    return command, ["-m", "bringup.weights", *given, "--out", str(directory)]
 
 
 def program(args: list[str]) -> subprocess.CompletedProcess[str]:
