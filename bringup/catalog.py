@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from bringup import fit
 from bringup.errors import UsageError
 from bringup.lock import LockedModel, read_lock
 
 DATA = Path(__file__).parent / "data"
 # The one version of both flavours; a test holds it against locks/*.lock.
 VLLM_VERSION = "0.32.0"
+TINY = "tiny-qwen2"  # lies in this repository: served where nothing else is pinned
 
 
 @dataclass(frozen=True)
@@ -27,22 +31,40 @@ class Canary:
 class Model:
     """One catalogue entry; `lock` is None while nobody has pinned the model's files.
 
-    `context` is in tokens; `source` is a directory of this repository or a repository of the Hub.
+    `context` is in tokens, 0 where nobody knows it; `source` is a directory of this repository or a repository of the
+    Hub, `revision` the commit that is pinned unless told otherwise. `prompt`: how it is asked (chatml, gemma,
+    instruct-output), empty where nobody said. `default`: the flavour that serves it where no model was named.
     """
 
     name: str
     source: str
-    architecture: str
-    context: int
     license: str
     gated: bool
+    architecture: str = ""
+    context: int = 0
+    revision: str = ""
+    prompt: str = ""
+    chat_template: bool = True
+    default: str = ""
     notes: str = ""
+    config: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)
     canaries: tuple[Canary, ...] = ()
     lock: LockedModel | None = None
 
+    @property
+    def shape(self) -> fit.Shape | None:
+        """Its dimensions, as far as they are known."""
+        return fit.shape(self.config)
+
+    @property
+    def weights(self) -> int | None:
+        """Bytes of its weights in memory."""
+        files = self.lock.files if self.lock else ()
+        return fit.weights(self.shape, sum(f.size for f in files if f.path.endswith(".safetensors")))
+
 
 def load(data: Path = DATA) -> dict[str, Model]:
-    """All models of the catalogue, by name, in the file's order.
+    """All models by name: the catalogue's, in the file's order, then what the user has locked beside them.
 
     Raises:
         UsageError: catalogue or lock cannot be used.
@@ -54,10 +76,25 @@ def load(data: Path = DATA) -> dict[str, Model]:
             canary = raw.pop("canary", None)
             pairs = json.loads((data / canary).read_text("utf-8"))["prompts"] if canary else []
             canaries = tuple(Canary(p["prompt"], p["answer"]) for p in pairs)
-            models[name] = Model(name=name, canaries=canaries, lock=locked.get(name), **raw)
+            models[name] = _model(name, locked.get(name), canaries=canaries, **raw)
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise UsageError(f"the catalogue in {data} cannot be used: {e!r}", hint="restore it from git") from e
+    for name in locked.keys() - models.keys():
+        lock = locked[name]
+        source = lock.repo or lock.source.removeprefix("local:")
+        models[name] = _model(name, lock, source=source, license=lock.license, gated=False)
     return models
+
+
+def _model(name: str, lock: LockedModel | None, **raw: Any) -> Model:
+    """An entry; what its files were seen to say goes before what the catalogue says of them."""
+    config = dict(lock.config) if lock and lock.config else raw.pop("config", {})
+    raw.pop("config", None)
+    context = config.get("max_position_embeddings")
+    return Model(
+        name=name, lock=lock, config=config, architecture=str(config.get("architecture", "")),
+        context=context if isinstance(context, int) else 0, **raw,
+    )  # fmt: skip
 
 
 def choose(models: dict[str, Model], name: str) -> Model:
@@ -69,9 +106,21 @@ def choose(models: dict[str, Model], name: str) -> Model:
     if name not in models:
         raise UsageError(f"no model is named {name!r}", hint=f"`bringup models` lists them: {', '.join(models)}")
     if models[name].lock is None:
+        token = " (gated: accept its terms on its page and set HF_TOKEN first)" if models[name].gated else ""
         raise UsageError(
             f"{name} is in the catalogue, but bringup/data/weights.lock does not pin its files",
-            hint="add its repo, 40-hex commit and each file's size and sha256 to the lock, or serve a pinned model: "
+            hint=f"`bringup lock {name}` pins it{token}; pinned already: "
             + ", ".join(m.name for m in models.values() if m.lock),
+            id="model-not-pinned",
         )
     return models[name]
+
+
+def default(models: dict[str, Model], flavour: str) -> tuple[str, str]:
+    """The model to serve where none was named, and why it is that one."""
+    meant = next((m for m in models.values() if m.default == flavour), None)
+    if meant is None:
+        return TINY, f"the catalogue has no default for {flavour}"
+    if meant.lock is None:
+        return TINY, f"{meant.name}, the default on {flavour}, is not pinned: `bringup lock {meant.name}` pins it"
+    return meant.name, f"the default on {flavour}"
