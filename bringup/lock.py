@@ -80,14 +80,19 @@ def read_lock(path: Path = LOCK) -> dict[str, LockedModel]:
     try:
         raw = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as e:
-        raise UsageError(f"the weights lock {path} cannot be read: {e}", hint="restore it from git") from e
+        raise UsageError(f"the weights lock {path} cannot be read: {e}", hint="restore it from git",
+                         id="lock-unreadable") from e  # fmt: skip
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA or not isinstance(raw.get("models"), dict):
         found = raw.get("schema") if isinstance(raw, dict) else None
         raise UsageError(
             f"the weights lock {path} has schema {found!r} or no models; schema {SCHEMA} with models is needed",
-            hint="restore it from git",
-        )
-    return {name: _entry(name, entry) for name, entry in raw["models"].items()}
+            hint="restore it from git", id="lock-unreadable",
+        )  # fmt: skip
+    try:
+        return {name: _entry(name, entry) for name, entry in raw["models"].items()}
+    except UsageError as e:
+        e.id, e.hint = "lock-unusable", "restore it from git, or pin the model again: bringup lock MODEL"
+        raise
 
 
 def _entry(name: str, raw: dict[str, Any]) -> LockedModel:

@@ -84,6 +84,11 @@ class Hub:
         if answer.status_code >= 400:
             self.retry_after = wanted_pause(answer.headers)
             with answer:
+                if answer.status_code in (401, 403, 404) and urlsplit(answer.url).netloc != urlsplit(url).netloc:
+                    raise TargetUnavailable(
+                        f"{url}: HTTP {answer.status_code} of {urlsplit(answer.url).hostname}, where the bytes are",
+                        hint="try again: the hub signs such an address anew each time", id="hub-unavailable",
+                    )  # fmt: skip
                 raise refusal(answer.status_code, answer.headers, url)
         return answer
 

@@ -7,12 +7,14 @@ process of its own because hf_transfer holds Python's global lock while it downl
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import select
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -278,6 +280,7 @@ class Handler(BaseHTTPRequestHandler):
         elif stop < length:
             self.close_connection = True
             if kind == "reset":
+                self._drain()  # a reset throws away what is not sent yet
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
                 raise BrokenPipeError
@@ -294,6 +297,14 @@ class Handler(BaseHTTPRequestHandler):
                 raise BrokenPipeError  # the file is shorter than the repository says
             start += sent
             self.line["sent"] += sent
+
+    def _drain(self) -> None:
+        """Wait until the client's side has what was sent."""
+        waiting, until = True, time.monotonic() + 5
+        while waiting and time.monotonic() < until:
+            left = fcntl.ioctl(self.connection.fileno(), termios.TIOCOUTQ, bytes(4))
+            waiting = struct.unpack("i", left)[0] > 0
+            time.sleep(0.01)
 
     def _wait(self, rule: Rule) -> None:
         """Nothing, until the time is over, the faults are cleared, or the client has gone."""

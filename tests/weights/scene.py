@@ -127,10 +127,12 @@ class Scene:
     def start(self, action: str) -> subprocess.Popen[str]:
         """The command line, as a child."""
         argv = [sys.executable, "-m", "bringup", "weights", action, "--json", "--model", "model"]
-        argv += ["--lock", str(self.lock), "--dir", str(self.directory)]
+        argv += ["--lock", str(self.lock)]
         if action == "fetch":
-            argv += ["--hf-endpoint", self.endpoint, "--transfer", self.transfer]
+            argv += ["--to", str(self.directory), "--hf-endpoint", self.endpoint, "--transfer", self.transfer]
             argv += ["--stall-timeout", f"{self.stall:g}", "--fetch-timeout", f"{self.timeout:g}"]
+        else:
+            argv.append(str(self.directory))
         return subprocess.Popen(
             argv, cwd=self.work, env=environment(self.name, **self.variables), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_no_override if self.powerless else None,  # noqa: PLW1509
