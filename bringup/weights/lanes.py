@@ -19,6 +19,7 @@ from bringup.errors import BringupError, TargetUnavailable, WeightsDiffer
 from bringup.lock import LockedFile, LockedModel
 from bringup.weights.carry import CHUNK, CHUNKS, Failure, Task
 from bringup.weights.digest import Digests, digests
+from bringup.weights.follow import LEAST, Follower
 from bringup.weights.place import Place, flush, unwritable
 from bringup.weights.progress import FileProgress, Progress
 from bringup.weights.receipt import Carried
@@ -61,6 +62,7 @@ class Job:
     seconds: float = 0.0
     not_before: float = 0.0
     note: str = ""
+    follower: Follower | None = None
     error: BringupError | None = None
 
 
@@ -201,6 +203,8 @@ class Lanes:
         def watch(done: int) -> None:
             job.shown.done = done
 
+        if job.file.size >= LEAST:
+            job.follower = Follower(job.temp, job.file.size, self._check, hashing=self.digest is digests)
         failure = worker.carry(task, watch, self._check)
         job.seconds += worker.seconds
         found = job.temp.stat().st_size if job.temp.exists() else 0
@@ -213,10 +217,19 @@ class Lanes:
                 )
             )
         if failure is not None:
+            self._unfollow(job)
             self._again(job, failure)
+        elif job.follower is not None:
+            job.follower.complete()
         return failure is None
 
+    def _unfollow(self, job: Job) -> None:
+        if job.follower is not None:
+            job.follower.stop()
+            job.follower = None
+
     def _drop(self, job: Job) -> None:
+        self._unfollow(job)
         if job.temp is not None:
             with contextlib.suppress(OSError):
                 job.temp.unlink(missing_ok=True)
@@ -266,7 +279,10 @@ class Lanes:
         flushing = threading.Thread(target=_flush, args=(job.temp, trouble), daemon=True)
         flushing.start()
         with self.place.writing():
-            hashes = self.digest(job.temp, self._check)
+            if job.follower is not None and self.digest is digests:
+                hashes = job.follower.digests()
+            else:
+                hashes = self.digest(job.temp, self._check)
         if hashes.sha256 != job.file.sha256:
             self._wrong(job, hashes.sha256)
             return
