@@ -19,6 +19,7 @@ from bringup.errors import UsageError
 
 PREFIX = "BRINGUP_"
 BAKED, VOLUME = "baked", "volume"
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,10 @@ def between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[st
 class Settings:
     """All settings, frozen; the defaults are the ones that the documentation shows."""
 
-    model: str = _option("tiny-qwen2", "Catalogue name of the model to serve.", metavar="NAME", server=True)
+    model: str = _option(
+        AUTO, "Catalogue name of the model to serve; auto: what the project serves, else the flavour's default, "
+        "else (no hub) tiny-qwen2.", metavar="NAME", server=True,
+    )  # fmt: skip
     served_model_name: str | None = _option(
         None, "Name that the API answers to; the model's own by default.", metavar="NAME", server=True
     )

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bringup import __version__, artifacts, catalog, checks, image, probes
+from bringup import __version__, artifacts, catalog, checks, default_model, image, probes
 from bringup.checks import facts
 from bringup.edge import gpu
 from bringup.edge.docker import START_ENGINE, ContainerState, Engine
@@ -112,7 +112,9 @@ def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Wa
     engine = Engine()
     seen = facts.gather_engine_gpu(engine)
     flavour = facts.choose_flavour(settings.flavour, *seen)
-    model = catalog.choose(catalog.load(), settings.model)
+    settings, model, why = default_model.resolve(settings, engine, seen[0].reachable, flavour[0])
+    if why:
+        watch.say(f"model {model.name}: {why}")
     if command in ("up", "plan", "doctor"):  # not `build`: the image without weights is the same for every model
         require_fetchable(settings, model)
     plan = make_plan(settings, model, flavour, sources, cdi=facts.needs_cdi(seen[0]))

@@ -12,7 +12,7 @@ from bringup.commands import standard
 from bringup.errors import Exit, UsageError
 from bringup.lock import LOCK, LockedModel, read_lock
 from bringup.options import takes
-from bringup.settings import Settings
+from bringup.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from bringup.weights.receipt import Receipt
@@ -87,6 +87,10 @@ def verify(watch: Any, settings: Settings, sources: dict[str, str], directory: P
 
 def _pinned(path: Path, name: str) -> LockedModel:
     models = read_lock(path)
+    if name == AUTO and len(models) == 1:
+        return next(iter(models.values()))
+    if name == AUTO:
+        raise UsageError(f"{path} pins several models", hint=f"give --model, one of: {', '.join(models)}")
     if name not in models:
         raise UsageError(
             f"the model {name!r} is not pinned in {path} (pinned: {', '.join(models)})", hint=f"bringup lock {name}",

@@ -75,7 +75,7 @@ class Hub:
 
     def _ask(self, method: str, url: str, **given: Any) -> requests.Response:
         try:
-            answer = self._session.request(method, url, timeout=(CONNECT, self._read), **given)
+            answer = self._session.request(method, url, timeout=(min(CONNECT, self._read), self._read), **given)
         except (requests.RequestException, OSError, ValueError) as e:
             raise TargetUnavailable(
                 f"{url} cannot be reached: {reason(e)}", hint="check the network, a proxy, HF_ENDPOINT",

@@ -10,7 +10,7 @@ import docker.errors
 import pytest
 from testcontainers.core.config import testcontainers_config
 
-from tests.integration.support import IMAGE, LABEL, ROOT, SESSION, bringup, environment
+from tests.integration.support import IMAGE, LABEL, MODEL, ROOT, SESSION, bringup, environment
 
 # Its reaper is an image of a registry, which this project does not need; `reaped` cleans up instead.
 testcontainers_config.ryuk_disabled = True
@@ -85,7 +85,7 @@ def image(engine: docker.DockerClient, base: str) -> str:
     try:
         engine.images.get(IMAGE)
     except docker.errors.ImageNotFound:
-        built = bringup("build", "--flavour", "cpu", env={"BRINGUP_BASE": base}, timeout=1800)
+        built = bringup("build", "--flavour", "cpu", "--model", MODEL, env={"BRINGUP_BASE": base}, timeout=1800)
         if built.code:
             pytest.fail(f"{IMAGE} is missing and `bringup build --flavour cpu` ends with {built.code}:\n{built.err}")
     return IMAGE

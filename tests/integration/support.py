@@ -26,9 +26,13 @@ KEEP = ("BRINGUP_ENGINE_DIR", "BRINGUP_ENGINE_PREFIX", "BRINGUP_BASE")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without settings of whoever runs the tests."""
+    """This process's environment without settings of whoever runs the tests, and with the model that needs no hub."""
     own = re.compile(r"(BRINGUP|VLLM|COMPOSE|HF)_")
-    return {k: v for k, v in os.environ.items() if k in KEEP or not own.match(k)} | dict(extra or {})
+    return (
+        {k: v for k, v in os.environ.items() if k in KEEP or not own.match(k)}
+        | {"BRINGUP_MODEL": MODEL}
+        | dict(extra or {})
+    )
 
 
 @dataclass(frozen=True)

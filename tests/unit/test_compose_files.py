@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bringup import plan, settings
+from bringup.catalog import TINY
 from bringup.inside.state import DEFAULT
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_the_volume_of_weights_is_where_the_container_looks() -> None:
 
 
 def test_a_directory_of_weights_is_mounted_read_only_and_where_the_container_looks() -> None:
-    place = f"{plan.WEIGHTS_DIR}/${{BRINGUP_MODEL:-{settings.Settings().model}}}"
+    place = f"{plan.WEIGHTS_DIR}/${{BRINGUP_MODEL:-{TINY}}}"
     assert block(DIRECTORY, "environment") == [f"- BRINGUP_WEIGHTS={place}"]
     mount = block(DIRECTORY, "volumes")
     assert f"target: {place}" in mount
@@ -107,7 +108,7 @@ def test_the_port() -> None:
 
 @pytest.mark.parametrize(("text", "flavour"), [(COMPOSE, "gpu"), (CPU, "cpu")])
 def test_image_and_build_are_of_one_flavour(text: str, flavour: str) -> None:
-    default = settings.Settings().model
+    default = TINY
     assert f"image: ${{BRINGUP_IMAGE:-bringup:{flavour}-${{BRINGUP_MODEL:-{default}}}}}\n" in text
     assert f"FLAVOUR: {flavour}" in block(text, "args", 6)
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from bringup import artifacts, probes, workflow
+from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
 from bringup.edge.docker import Engine, EngineFacts
@@ -300,6 +301,6 @@ def test_a_host_without_engine_or_driver_can_still_be_planned(monkeypatch: pytes
     monkeypatch.setattr(Engine, "facts", lambda _: EngineFacts(reachable=False, error="no"))
     monkeypatch.setattr(gpu, "read", lambda: GpuState(available=False, error="no library"))
     monkeypatch.setattr(facts, "gather", lambda *_: replace(samples.FACTS, engine=samples.NO_ENGINE))
-    run = workflow.prepare("plan", Settings(), {}, cast("Any", Silent()))
+    run = workflow.prepare("plan", Settings(model=TINY), {}, cast("Any", Silent()))
     assert (run.plan.flavour, run.host.engine.reachable) == ("cpu", False)
     assert plan().flavour == "cpu"

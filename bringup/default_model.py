@@ -1,0 +1,55 @@
+"""Which model a command means when none is named."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bringup import catalog
+from bringup.catalog import TINY, Model
+from bringup.edge.docker import Engine
+from bringup.errors import TargetUnavailable, UsageError
+from bringup.settings import AUTO, BAKED, Settings, variable
+from bringup.targets.compose import ComposeTarget
+from bringup.weights.hub import Hub
+
+PATIENCE = 3.0  # seconds for the Hub's first word
+
+
+def resolve(settings: Settings, engine: Engine, reachable: bool, flavour: str) -> tuple[Settings, Model, str]:
+    """Settings with a model's name in them, that model, and why it is that one (empty when it was named).
+
+    The project's own container comes first, so that `verify` asks about what `up` started; then the flavour's default,
+    if its image is there or the Hub answers; then the model that needs no Hub.
+
+    Raises:
+        UsageError: no such model, or nothing pins it.
+    """
+    models = catalog.load()
+    name, reason = settings.model, ""
+    if name == AUTO:
+        name, reason = _served(settings, engine) if reachable else ("", "")
+        if not name:
+            name, reason = _default(models, settings, engine if reachable else None, flavour)
+    return dataclasses.replace(settings, model=name), catalog.choose(models, name), reason
+
+
+def _served(settings: Settings, engine: Engine) -> tuple[str, str]:
+    container = ComposeTarget(engine, settings.project).container()
+    variables = container.inspect().get("Config", {}).get("Env") or [] if container else []
+    name = next((v.partition("=")[2] for v in variables if v.startswith(variable("model") + "=")), "")
+    return name, f"the container of the project {settings.project} has it"
+
+
+def _default(models: dict[str, Model], settings: Settings, engine: Engine | None, flavour: str) -> tuple[str, str]:
+    name, reason = catalog.default(models, flavour)
+    if name == TINY or (settings.weights == BAKED and engine and engine.image(f"bringup:{flavour}-{name}")):
+        return name, reason
+    hub, pinned = Hub(settings.hf_endpoint, read=PATIENCE), models[name].lock
+    try:
+        if pinned:
+            hub.head(hub.url(pinned, pinned.files[0])).close()
+    except TargetUnavailable as e:
+        return TINY, f"{name} is {reason}, but the model hub does not answer ({e.message})"
+    except UsageError:  # it answers; what it refuses is for the fetch to tell
+        pass
+    return name, reason
