@@ -51,12 +51,13 @@ class Rule:
         if self.kind not in KINDS:
             raise ValueError(f"{self.kind!r} is none of {', '.join(KINDS)}")
 
-    def matches(self, host: str, method: str, url: str, file: str) -> bool:
-        """Is the request one of those that this rule is for?"""
+    def matches(self, host: str, method: str, url: str, file: str, span: range) -> bool:
+        """Is the request one of those that this rule is for? `span`: the bytes of the file that it asks for."""
         return (
             fnmatch.fnmatchcase(url if self.path.startswith("/") else file, self.path)
             and self.method in ("*", method)
             and self.host in ("*", host)
+            and (self.kind != "corrupt" or self.given["at"] in span)
         )
 
 
@@ -80,11 +81,11 @@ class Faults:
             self.cleared.set()
             self.cleared = threading.Event()
 
-    def take(self, kinds: tuple[str, ...], host: str, method: str, url: str, file: str) -> Rule | None:
+    def take(self, kinds: tuple[str, ...], host: str, method: str, url: str, file: str, span: range) -> Rule | None:
         """The rule for this request, used up by one."""
         with self._lock:
             for rule in self._rules:
-                if rule.kind not in kinds or rule.times == 0 or not rule.matches(host, method, url, file):
+                if rule.kind not in kinds or rule.times == 0 or not rule.matches(host, method, url, file, span):
                     continue
                 if rule.skip > 0:
                     rule.skip -= 1

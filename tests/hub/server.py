@@ -118,8 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             raise Refused(404)
 
-    def _take(self, *kinds: str) -> Rule | None:
-        rule = self.shared.faults.take(kinds, self.server.host, self.command, self.url, self.file)
+    def _take(self, *kinds: str, span: range = range(0)) -> Rule | None:
+        rule = self.shared.faults.take(kinds, self.server.host, self.command, self.url, self.file, span)
         if rule:
             self.line["fault"] = ",".join(filter(None, (self.line["fault"], rule.kind)))
         return rule
@@ -236,7 +236,7 @@ class Handler(BaseHTTPRequestHandler):
     def _content(self, blob: Path, size: int, headers: dict[str, str]) -> None:
         wanted = self._range(size)
         start, end = wanted or (0, size)
-        rule = self._take(*BODY) if self.command == "GET" and end - start > 1 else None
+        rule = self._take(*BODY, span=range(start, end)) if self.command == "GET" and end - start > 1 else None
         kind, given = (rule.kind, rule.given) if rule else ("", {})
         if kind == "no-range":
             wanted, start, end = None, 0, size
@@ -268,7 +268,7 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self, fd: int, start: int, length: int, rule: Rule | None) -> None:
         kind, given = (rule.kind, rule.given) if rule else ("", {})
         stop = min(length, given.get("after", length // 2)) if kind in ("reset", "truncate", "stall") else length
-        if kind == "corrupt" and start <= given["at"] < start + length:
+        if kind == "corrupt":
             self._send(fd, start, given["at"] - start, 0)
             self.connection.sendall(bytes([os.pread(fd, 1, given["at"])[0] ^ 0xFF]))
             self._send(fd, given["at"] + 1, start + length - given["at"] - 1, 0)

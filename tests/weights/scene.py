@@ -60,6 +60,7 @@ class Scene:
     meanwhile: Callable[[subprocess.Popen[str]], None] | None = None
     action: str = "fetch"
     at_once: int = 1
+    not_before: float = 0.0  # when the hub wants to be asked again, if it names a time
     powerless: bool = False  # root without the right to write where the mode forbids it
 
     def __post_init__(self) -> None:

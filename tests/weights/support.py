@@ -34,12 +34,16 @@ def environment(run: str, **extra: str) -> dict[str, str]:
     """This process's environment without anybody's settings, marked so that its processes can be found."""
     own = re.compile(r"(BRINGUP|HF|HUGGING_FACE)_")
     here = {k: v for k, v in os.environ.items() if not own.match(k)}
-    return here | {MARKER: run, "NO_PROXY": "127.0.0.1,localhost"} | extra
+    return here | {MARKER: _mark(run), "NO_PROXY": "127.0.0.1,localhost"} | extra
+
+
+def _mark(run: str) -> str:
+    return f"{os.getpid()}-{run}"  # another pytest may run the same tests
 
 
 def living(run: str) -> list[str]:
     """Processes that were started by this run, in any generation, and still live."""
-    wanted = f"{MARKER}={run}".encode()
+    wanted = f"{MARKER}={_mark(run)}".encode()
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):  # it ends while we look

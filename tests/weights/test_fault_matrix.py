@@ -16,12 +16,14 @@ import pytest
 
 from bringup.lock import LockedModel
 from tests.hub import ROOT, HubServer
-from tests.weights.rows import ROWS, SIZES, Row, make_repos
+from tests.weights.acts import SIZES, make_repos
+from tests.weights.rows import ROWS, Row
 from tests.weights.scene import Outcome, Scene
 from tests.weights.support import complete, files_of, model_of
 
 AT_ONCE = 6  # rows side by side: most of their time is spent waiting
 GRACE = 2.0  # seconds after the deadline in which everything must have ended
+HEADER = f"{'fault':42} {'transfer':12} {'error id':24} exit      time"
 
 
 @dataclass
@@ -78,9 +80,9 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    """Each row that was chosen to run, started in the order of the table."""
+    """Each row that was chosen to run; those that wait for every attempt to stall begin first."""
     items = [i for i in request.session.items if isinstance(i, pytest.Function) and i.function is test_fault]
-    rows: list[Any] = [i.callspec.params["row"] for i in items]
+    rows: list[Any] = sorted((i.callspec.params["row"] for i in items), key=lambda row: row.id != "transfer-stalled")
     work, hub_root = tmp_path_factory.mktemp("matrix"), tmp_path_factory.mktemp("hub")
     files = files_of(SIZES)
     model = model_of(hub_root, files)
@@ -96,6 +98,8 @@ def test_fault(row: Row, played: Played, matrix: list[str]) -> None:
     seen = played.rows[row.key].result()
     found = seen.outcome
     name = found.said.get("id") or "-"
+    if not any(line.startswith(HEADER[:5]) for line in matrix):
+        matrix.append(HEADER)
     matrix.append(f"{row.name:42} {row.transfer:12} {name:24} {found.code:4} {found.seconds:7.1f} s")
     assert found.code == row.code, found.err
     assert not seen.broken
