@@ -12,7 +12,7 @@ from pathlib import Path
 from bringup.errors import UsageError, WeightsDiffer
 from bringup.lock import LockedModel, read_lock
 from bringup.plan import MODELS_DIR, NO_MODEL, WEIGHTS_DIR
-from bringup.settings import BAKED, VOLUME, Settings, variable
+from bringup.settings import AUTO, BAKED, VOLUME, Settings, variable
 from bringup.weights.fetch import How, fetch
 from bringup.weights.place import PAUSE, WORK
 from bringup.weights.progress import Progress
@@ -42,7 +42,7 @@ def model_name(environ: Mapping[str, str], baked: Baked) -> str:
         UsageError: none was asked for, and there is not exactly one.
     """
     name = environ.get(variable("model"), "")
-    if name and name != NO_MODEL:
+    if name not in ("", AUTO, NO_MODEL):
         return name
     is_baked = environ.get(variable("weights"), BAKED) in ("", BAKED)
     names = baked.held() if is_baked else sorted(read_lock(baked.lock))

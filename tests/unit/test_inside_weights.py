@@ -77,7 +77,7 @@ def prepare(image: Baked, **environ: str) -> start.Launch:
 
 
 def test_no_model_is_not_guessed(image: Baked) -> None:
-    for nothing in ("", "none"):
+    for nothing in ("", "none", "auto"):
         with pytest.raises(UsageError, match="holds no weights") as e:
             prepare(image, BRINGUP_MODEL=nothing)
         assert "BRINGUP_WEIGHTS" in e.value.hint
