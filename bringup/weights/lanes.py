@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bringup.errors import BringupError, TargetUnavailable, WeightsDiffer
 from bringup.lock import LockedFile, LockedModel
-from bringup.weights.carry import CHUNK, CHUNKS, Failure, Task
+from bringup.weights.carry import CHUNK, CHUNKS, Failure, Task, full
 from bringup.weights.digest import Digests, digests
 from bringup.weights.follow import LEAST, Follower
 from bringup.weights.place import Place, flush, unwritable
@@ -218,10 +218,16 @@ class Lanes:
             )
         if failure is not None:
             self._unfollow(job)
+            if self._has_no_room(job):  # whatever the transport made of that: hf_transfer tries again, or stalls
+                failure = Failure(full(task), again=False)
             self._again(job, failure)
         elif job.follower is not None:
             job.follower.complete()
         return failure is None
+
+    def _has_no_room(self, job: Job) -> bool:
+        there = job.temp.stat().st_blocks * 512 if job.temp is not None and job.temp.exists() else 0
+        return self.place.free() + there < job.file.size
 
     def _unfollow(self, job: Job) -> None:
         if job.follower is not None:

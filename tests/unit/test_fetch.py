@@ -340,6 +340,21 @@ def test_space_is_counted_before(tmp_path: Path, workers: Workers, monkeypatch: 
     assert caught.value.id == "disk-space"
 
 
+@pytest.mark.parametrize("deed", [stalls, fails(), brings(b"short")])
+def test_a_disk_that_fills_up_meanwhile(
+    tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch, deed: Deed
+) -> None:
+    def fills(task: Task) -> Failure | None:
+        monkeypatch.setattr(place.Place, "free", lambda _: 5000)
+        return deed(task)
+
+    workers.deeds["model.safetensors"] = [fills]
+    with pytest.raises(CheckFailed, match="the disk is full") as caught:
+        fetch(HUB, tmp_path, how())
+    assert caught.value.id == "disk-full"
+    assert len(workers.of("model.safetensors")) == 1
+
+
 def test_a_full_disk_at_the_end(tmp_path: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: Path) -> None:
         raise OSError(28, "No space left on device")
