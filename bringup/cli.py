@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from bringup import __version__
-from bringup.commands import STATE, lock, models, standard, weights
+from bringup import __version__, commands
+from bringup.commands import lock, models, standard, weights
 from bringup.errors import BringupError, Exit
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
@@ -72,7 +72,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def _console() -> Any:
     from bringup.console import Console
 
-    return STATE.get("console") or Console(as_json="--json" in sys.argv)
+    return commands.STATE.get("console") or Console(as_json="--json" in sys.argv)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

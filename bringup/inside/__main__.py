@@ -7,6 +7,7 @@ command is printed as JSON.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -64,6 +65,8 @@ def main(args: list[str], environ: dict[str, str]) -> int:
 
 
 if __name__ == "__main__":
+    # The check maps the weights: a disk that fails to read them ends the process, and this says where.
+    faulthandler.enable()
     # Until vLLM runs, Ctrl-C ends this process like any other signal would, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Group 0 owns the state volume: what root wrote there, a later start as uid 1000 can replace, and vice versa.

@@ -34,11 +34,11 @@ def has_blake3() -> bool:
     return importlib.util.find_spec("blake3") is not None
 
 
-def new_blake3(threads: int = 0) -> Any:
-    """A BLAKE3 that uses so many threads, or all cores."""
+def new_blake3() -> Any:
+    """A BLAKE3 that uses all cores."""
     from blake3 import blake3
 
-    return blake3(max_threads=threads or blake3.AUTO)
+    return blake3(max_threads=blake3.AUTO)
 
 
 def digests(

@@ -13,7 +13,9 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from bringup.weights.digest import Digests, digests, has_blake3, new_blake3
 
@@ -90,22 +92,27 @@ class Follower:
                 flushed = there
 
     def _hash(self, fd: int) -> None:
-        sha, fast, at = hashlib.sha256(), new_blake3(threads=1), 0
-        buffer = memoryview(bytearray(PIECE))
-        while at < self._size:
-            complete = self._complete.is_set()  # before the look at the file
-            ready = self._size if complete else self._front(fd, at) - MARGIN
-            if ready - at < (1 if complete else PIECE):
-                self._pause()
-                continue
-            while at < ready:
-                got = os.preadv(fd, [buffer[: ready - at]], at)
-                if not got:  # shorter than it was: somebody else must find out why
-                    return
-                sha.update(buffer[:got])
-                fast.update(buffer[:got])
-                at += got
-                self._go_on()
+        sha, fast, at = hashlib.sha256(), new_blake3(), 0
+        spare, buffer = (memoryview(bytearray(PIECE)) for _ in range(2))
+        with ThreadPoolExecutor(1) as pool:  # sha256 is the slow one: nothing else is done in its thread
+            busy: Future[Any] = pool.submit(int)
+            while at < self._size:
+                complete = self._complete.is_set()  # before the look at the file
+                ready = self._size if complete else self._front(fd, at) - MARGIN
+                if ready - at < (1 if complete else PIECE):
+                    self._pause()
+                    continue
+                while at < ready:
+                    got = os.preadv(fd, [buffer[: ready - at]], at)
+                    if not got:  # shorter than it was: somebody else must find out why
+                        return
+                    fast.update(buffer[:got])
+                    busy.result()
+                    busy = pool.submit(sha.update, buffer[:got])
+                    spare, buffer = buffer, spare
+                    at += got
+                    self._go_on()
+            busy.result()
         self._seen = Digests(sha.hexdigest(), fast.hexdigest())
 
     def _front(self, fd: int, at: int) -> int:

@@ -63,16 +63,6 @@ class Hub:
         """GET, following redirects; the token is not sent to another host."""
         return self._ask("GET", url, stream=stream, headers={"accept-encoding": "identity", **(headers or {})})
 
-    def json(self, path: str) -> tuple[Any, Mapping[str, str]]:
-        """An API answer (`path` begins with a slash) and its headers."""
-        answer = self._ask("GET", self.endpoint + path)
-        try:
-            return answer.json(), answer.headers
-        except ValueError as e:
-            raise TargetUnavailable(
-                f"{self.endpoint}{path} answers what is no JSON", hint=_MIRROR, id="hub-unavailable"
-            ) from e
-
     def _ask(self, method: str, url: str, **given: Any) -> requests.Response:
         try:
             answer = self._session.request(method, url, timeout=(min(CONNECT, self._read), self._read), **given)
@@ -100,7 +90,6 @@ class _NoNetrc(requests.auth.AuthBase):
         return r
 
 
-_MIRROR = "is HF_ENDPOINT a model hub?"
 _TOKEN = "give a token that may read it: --hf-token-file FILE or HF_TOKEN"
 
 

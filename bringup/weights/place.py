@@ -121,7 +121,7 @@ def _lock(directory: Path, deadline: float) -> int:
         (directory / WORK).mkdir(parents=True, exist_ok=True)
         path = directory / WORK / "lock"
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)  # group 0 shares a volume
         except FileNotFoundError:  # its last holder has removed the directory since
             continue
         try:
