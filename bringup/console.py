@@ -64,7 +64,7 @@ class Console:
         """A failure: what, then the next action, then what helps to understand it."""
         if error.detail:
             self.say("\n".join(f"  | {line}" for line in error.detail.splitlines()))
-        self.say(f"bringup: {error.message}" + (f" [{error.id}]" if error.id else ""))
+        self.say(f"bringup: {error.line}")
         if error.hint:
             self.say(f"  -> {error.hint}")
         if self.as_json:
@@ -119,15 +119,9 @@ class Console:
             with _bars(self.rich) as show:
                 yield show
             return
-        due = time.monotonic() + HEARTBEAT
+        from bringup.weights.progress import now_and_then
 
-        def line(progress: Progress) -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due += HEARTBEAT
-                self.say(progress.line())
-
-        yield line
+        yield now_and_then(self.say)
 
     def checks(self, records: tuple[CheckRecord, ...]) -> None:
         """The table of the checks; a remedy under each one that is not fine."""

@@ -65,6 +65,11 @@ class BringupError(Exception):
         self.detail = detail
         self.id = id
 
+    @property
+    def line(self) -> str:
+        """The message, and the id if there is one."""
+        return self.message + (f" [{self.id}]" if self.id else "")
+
 
 class UsageError(BringupError):
     """A setting, a name or a file that the user gave cannot be used."""

@@ -183,16 +183,27 @@ def _hold(mark: Path) -> int | None:
     except OSError as e:
         raise UsageError(f"{mark.parent} cannot be written: {e.strerror or e}") from e
     try:
+        return handle if is_ours(handle, mark) else None
+    except OSError as e:
+        raise UsageError(f"{mark} cannot be locked: {e.strerror or e}") from e
+
+
+def is_ours(handle: int, mark: Path) -> bool:
+    """Lock an open file without waiting: is it ours, and still what others find at `mark`? Else it is closed.
+
+    Its holder unlinks it at the end, so that one who opened it before may lock what nobody else will ever find.
+    """
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), mark.stat(follow_symlinks=False)):
-            return handle
+        if os.path.samestat(os.fstat(handle), mark.lstat()):
+            return True
     except (BlockingIOError, FileNotFoundError):
         pass
-    except OSError as e:
+    except BaseException:
         os.close(handle)
-        raise UsageError(f"{mark} cannot be locked: {e.strerror or e}") from e
+        raise
     os.close(handle)
-    return None
+    return False
 
 
 def write_lock(models: Mapping[str, LockedModel], path: Path = LOCK) -> None:

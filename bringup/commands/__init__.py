@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+from bringup.lock import LOCK
+
 STATE: dict[str, Any] = {}  # the console of the command that runs
+lock_option = click.option(
+    "--lock", "path", default=LOCK, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The lock file, instead of bringup's own.",
+)  # fmt: skip
 
 
 def standard(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bringup.commands import standard
+from bringup.commands import lock_option, standard
 from bringup.errors import BringupError, Exit, UsageError, WeightsDiffer
-from bringup.lock import COMMIT, LOCK, NAME, REPO, LockedModel, changing, read_lock
+from bringup.lock import COMMIT, NAME, REPO, LockedModel, changing, read_lock
 from bringup.options import takes
 from bringup.settings import Settings
 
 if TYPE_CHECKING:
     from bringup.weights.remote import About, Repository
-
-ROOT = Path(__file__).resolve().parents[2]  # `local:` entries name directories below it
 
 
 @click.command
@@ -26,8 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]  # `local:` entries name directories 
 @click.argument("models", nargs=-1, metavar="[MODEL[@COMMIT]]...")
 @click.option("--check", is_flag=True, help="Change nothing: do the entries match the Hub, at their commits?")
 @click.option("--name", metavar="NAME", help="Name of the entry, for a model that the catalogue does not have.")
-@click.option("--lock", "path", default=LOCK, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="The lock file, instead of bringup's own.")  # fmt: skip
+@lock_option
 def lock(
     watch: Any,
     settings: Settings,
@@ -178,7 +175,7 @@ def _check_one(watch: Any, settings: Settings, model: LockedModel) -> tuple[dict
     except BringupError as e:
         for line in e.detail.splitlines():
             watch.say(f"  | {line}")
-        watch.say(f"{model.name}: {e.message}" + (f" [{e.id}]" if e.id else ""))
+        watch.say(f"{model.name}: {e.line}")
         if e.hint:
             watch.say(f"  -> {e.hint}")
         row = {"name": model.name, "status": "differs" if e.exit_code is Exit.WEIGHTS_DIFFER else "unknown",
@@ -193,10 +190,11 @@ def _check_one(watch: Any, settings: Settings, model: LockedModel) -> tuple[dict
 
 def _differences(settings: Settings, model: LockedModel) -> tuple[list[str], str]:
     """How the entry differs, and the commit of the default branch if it is another one."""
+    from bringup.targets.compose import project_root
     from bringup.weights.pin import compare, compare_here
 
     if model.source != "hub":
-        return compare_here(model, ROOT / model.source.removeprefix("local:")), ""
+        return compare_here(model, project_root() / model.source.removeprefix("local:")), ""
     repository = _repository(settings, model.repo)
     head = repository.about().commit
     repository.about(model.revision)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bringup.commands import standard
+from bringup.commands import lock_option, standard
 from bringup.errors import Exit, UsageError
-from bringup.lock import LOCK, LockedModel, read_lock
+from bringup.lock import LockedModel, read_lock
 from bringup.options import takes
 from bringup.settings import AUTO, Settings
 
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from bringup.weights.receipt import Receipt
 
 WHERE = Path("weights")  # below the current directory
-LOCK_OPTION = click.option(
-    "--lock", "path", default=LOCK, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="The lock file, instead of bringup's own.",
-)  # fmt: skip
 
 
 @click.group
@@ -36,7 +32,7 @@ def weights() -> None:
               help="Directory for the files; weights/MODEL by default.")  # fmt: skip
 @click.option("--receipt", "receipt_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write into FILE who carried what, as JSON.")  # fmt: skip
-@LOCK_OPTION
+@lock_option
 def fetch(
     watch: Any,
     settings: Settings,
@@ -66,7 +62,7 @@ def fetch(
 @standard
 @takes("model")
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
-@LOCK_OPTION
+@lock_option
 def verify(watch: Any, settings: Settings, sources: dict[str, str], directory: Path, path: Path) -> int:  # noqa: ARG001
     """Compare a directory with the lock: every name, every size, every byte."""
     from bringup.weights.verify import verify_dir

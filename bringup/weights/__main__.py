@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from bringup.errors import BringupError, UsageError
 from bringup.lock import LOCK, LockedModel, read_lock, write_lock
 from bringup.weights.fetch import How, completed, copy, fetch
-from bringup.weights.progress import Progress
+from bringup.weights.progress import now_and_then
 from bringup.weights.receipt import Receipt
 from bringup.weights.verify import verify_dir
-
-HEARTBEAT = 10.0  # seconds between two lines of progress
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,10 +32,15 @@ def main(argv: list[str] | None = None) -> int:
             _leave(args, model, _stage(args, model))
     except BringupError as e:
         sys.stderr.write("".join(f"  | {line}\n" for line in e.detail.splitlines()))
-        sys.stderr.write(f"{e.message}" + (f" [{e.id}]" if e.id else "") + (f"\n  -> {e.hint}\n" if e.hint else "\n"))
+        _say(e.line + (f"\n  -> {e.hint}" if e.hint else ""))
         return int(e.exit_code)
-    sys.stderr.write(f"{model.name}: {len(model.files)} files, {model.size} bytes, all as locked ({model.digest})\n")
+    _say(f"{model.name}: {len(model.files)} files, {model.size} bytes, all as locked ({model.digest})")
     return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +66,7 @@ def _stage(args: argparse.Namespace, model: LockedModel) -> Receipt:
         endpoint=(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/"),
         token=_token(args.token_file), transfer=args.transfer, stall_timeout=args.stall_timeout, timeout=args.timeout,
     )  # fmt: skip
-    return fetch(model, args.out, how, Lines())
+    return fetch(model, args.out, how, now_and_then(_say))
 
 
 def _token(path: Path | None) -> str | None:
@@ -79,25 +81,11 @@ def _token(path: Path | None) -> str | None:
 
 
 def _leave(args: argparse.Namespace, model: LockedModel, receipt: Receipt) -> None:
-    sys.stderr.write(receipt.summary() + "\n")
+    _say(receipt.summary())
     if args.lock_out:
         write_lock({model.name: completed(model, receipt)}, args.lock_out)
     if args.receipt:
         receipt.write(args.receipt)
-
-
-class Lines:
-    """A line of progress now and then, for a build's log."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + HEARTBEAT
-
-    def __call__(self, progress: Progress) -> None:
-        """Show it if it is time."""
-        if time.monotonic() >= self._next:
-            self._next += HEARTBEAT
-            sys.stderr.write(f"{progress.line()}\n")
-            sys.stderr.flush()
 
 
 if __name__ == "__main__":

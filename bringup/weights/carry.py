@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import signal
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import urllib3
 from bringup.errors import BringupError, CheckFailed, TargetUnavailable, WeightsDiffer
 from bringup.lock import LockedFile, LockedModel
 from bringup.weights.hub import AGENT, Hub, reason, unsigned
+from bringup.weights.place import FULL
 
 # Bytes of one ranged request of hf_transfer, and requests at once for a file. A chunk is seen only when it is complete,
 # and chunks that share a slow link are complete at about the same time: with two files at once and the stall timeout of
@@ -31,7 +31,6 @@ CHUNKS = 8
 PIECE = 256 * 2**10  # bytes of one read of plain http
 READY = "ready"
 PR_SET_PDEATHSIG = 1
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)

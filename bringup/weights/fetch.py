@@ -63,9 +63,7 @@ def fetch(
         )  # fmt: skip
     shown = Progress(model.name, how.transfer, [FileProgress(f.path, f.size) for f in model.files])
     with hold(directory, deadline) as place:
-        present = _present(model, place, shown, deadline)
-        missing = [f for f in model.files if f.path not in {c.path for c in present}]
-        _check_space(model, place, missing)
+        present, missing = _look(model, place, shown, deadline)
         jobs = []
         for f in sorted(missing, key=lambda f: -f.size):  # the longest first, so that the lanes end together
             by, note = carrier(f, how.transfer, available)
@@ -87,9 +85,7 @@ def copy(model: LockedModel, source: Path, directory: Path) -> Receipt:
     deadline = started + COPY_TIMEOUT
     shown = Progress(model.name, "copy", [FileProgress(f.path, f.size) for f in model.files])
     with hold(directory, deadline) as place:
-        carried = _present(model, place, shown, deadline)
-        missing = [f for f in model.files if f.path not in {c.path for c in carried}]
-        _check_space(model, place, missing)
+        carried, missing = _look(model, place, shown, deadline)
         for f in sorted(missing, key=lambda f: f.path == LAST):
             if f.path == LAST:
                 place.flush()
@@ -105,24 +101,24 @@ def _copy_file(model: LockedModel, source: Path, file: LockedFile, place: Place)
     with place.writing():
         shutil.copyfile(origin, temp)
         seconds = time.monotonic() - started
-        found = replace(file, blake3="")  # by sha256: the BLAKE3 is worth what the sha256 says
         hashes = digests(temp)
         flush(temp)
     if temp.stat().st_size != file.size or hashes.sha256 != file.sha256:
         raise WeightsDiffer(
             f"{origin} of {model.name} has {temp.stat().st_size} bytes and sha256 {hashes.sha256}; "
-            f"{found.size} bytes and {found.sha256} are locked", hint="restore it from git", id="weights-hash",
+            f"{file.size} bytes and {file.sha256} are locked", hint="restore it from git", id="weights-hash",
         )  # fmt: skip
     place.put(temp, file.path)
     return Carried(path=file.path, size=file.size, sha256=file.sha256, blake3=hashes.blake3, by="copy",
                    seconds=round(seconds, 4))  # fmt: skip
 
 
-def _present(model: LockedModel, place: Place, shown: Progress, deadline: float) -> list[Carried]:
-    """The files that are there and right.
+def _look(model: LockedModel, place: Place, shown: Progress, deadline: float) -> tuple[list[Carried], list[LockedFile]]:
+    """The files that are there and right, and those to bring.
 
     Raises:
         WeightsDiffer: something else is there that a fetch must not remove.
+        CheckFailed: there is no space for what is to be brought.
     """
     wrong, worth = survey(model, place.directory, ignore=WORK)
     foreign = [d for d in wrong if d.id in ("weights-extra", "weights-not-a-file", "weights-unreadable")]
@@ -138,11 +134,13 @@ def _present(model: LockedModel, place: Place, shown: Progress, deadline: float)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         same = pool.map(lambda f: _same(place.directory / f.path, f, check), worth)
-    found = [c for c in same if c]
-    for c in found:
-        file = next(f for f in shown.files if f.path == c.path)
-        file.done, file.state = file.size, "present"
-    return found
+    present = {c.path: c for c in same if c}
+    for file in shown.files:
+        if file.path in present:
+            file.done, file.state = file.size, "present"
+    missing = [f for f in model.files if f.path not in present]
+    _check_space(model, place, missing)
+    return list(present.values()), missing
 
 
 def _same(path: Path, file: LockedFile, check: Callable[[], None]) -> Carried | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import os
 import shutil
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bringup.errors import BringupError, CheckFailed, TargetUnavailable, UsageError
+from bringup.lock import is_ours
 
 WORK = ".bringup-fetch"  # below the directory: the same filesystem, so that a rename is one step
 PAUSE = 0.1  # seconds between two looks at a held lock
@@ -124,25 +124,14 @@ def _lock(directory: Path, deadline: float) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)  # group 0 shares a volume
         except FileNotFoundError:  # its last holder has removed the directory since
             continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before us unlinks the file: what we locked must be what others will find.
-            if os.path.samestat(os.fstat(fd), path.lstat()):
-                return fd
-            os.close(fd)
-        except FileNotFoundError:
-            os.close(fd)
-        except BlockingIOError:
-            os.close(fd)
-            if time.monotonic() >= deadline:
-                raise TargetUnavailable(
-                    f"another fetch works in {directory} and did not end before the deadline",
-                    hint="wait for it, or raise --fetch-timeout", id="fetch-busy",
-                ) from None  # fmt: skip
-            time.sleep(PAUSE)
-        except BaseException:
-            os.close(fd)
-            raise
+        if is_ours(fd, path):
+            return fd
+        if time.monotonic() >= deadline:
+            raise TargetUnavailable(
+                f"another fetch works in {directory} and did not end before the deadline",
+                hint="wait for it, or raise --fetch-timeout", id="fetch-busy",
+            )  # fmt: skip
+        time.sleep(PAUSE)
 
 
 def _clear(work: Path) -> None:

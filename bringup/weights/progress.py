@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+HEARTBEAT = 10.0  # seconds between two lines where nothing can be drawn anew
 
 
 @dataclass
@@ -41,3 +45,16 @@ class Progress:
             f"{self.model}: {ready} of {len(self.files)} files, {self.done / 1e6:.0f} of {self.size / 1e6:.0f} MB"
             + (f": {busy}" if busy else "")
         )
+
+
+def now_and_then(say: Callable[[str], None]) -> Callable[[Progress], None]:
+    """Shows a fetch as a line every HEARTBEAT seconds."""
+    due = time.monotonic() + HEARTBEAT
+
+    def show(progress: Progress) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due += HEARTBEAT
+            say(progress.line())
+
+    return show

@@ -13,7 +13,7 @@ from bringup.errors import Exit, TargetUnavailable
 from bringup.lock import LockedModel, read_lock, write_lock
 from bringup.weights import __main__ as program
 from bringup.weights.fetch import How
-from bringup.weights.progress import FileProgress, Progress
+from bringup.weights.progress import FileProgress, Progress, now_and_then
 from bringup.weights.receipt import Receipt
 from bringup.weights.verify import verify_dir
 from tests.unit.models import FILES, HUB, MODEL, flip, put
@@ -122,7 +122,7 @@ def test_a_token_that_is_none(tmp_path: Path, fetch: Fetch, content: bytes, caps
 def test_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    lines = program.Lines()
+    lines = now_and_then(program._say)
     shown = Progress(
         "m", "http", [FileProgress("a", 10**6, 10**6, "done"), FileProgress("b", 10**7, 10**6, "fetching")]
     )
