@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,16 @@ class Console:
         table = _table("probe", "", "found", "expected", "s")
         for r in records:
             table.add_row(r.name, _mark(r.status), r.found, r.expected, f"{r.seconds:.2f}")
+        self.rich.print(table)
+
+    def table(self, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+        """Any other table, with its title above; columns but the first hold figures."""
+        self.say(title)
+        table = _table(*columns)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
         self.rich.print(table)
 
     def steps(self, records: tuple[StepRecord, ...]) -> None:

@@ -78,7 +78,8 @@ class RunRecord:
     """A whole run: what was asked (`plan`), what was there (`host`, `image`), what was seen, and the verdict.
 
     Times are ISO 8601 in UTC. `started_to_first_token` is seconds from the container's own start time to the
-    first generated token that the tool received, or None when the start was not observed.
+    first generated token that the tool received, or None when the start was not observed. `timeline`, `ledger` and
+    `caches` are what the bundle's files of these names hold, or None where they could not be made.
     """
 
     tool_version: str
@@ -94,6 +95,9 @@ class RunRecord:
     steps: tuple[StepRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
     started_to_first_token: float | None = None
+    timeline: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None
+    caches: dict[str, Any] | None = None
     error: str = ""
     schema: int = SCHEMA
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,21 +17,18 @@ from typing import Any, Protocol
 from bringup import __version__, artifacts, catalog, checks, default_model, image, probes
 from bringup.checks import facts
 from bringup.edge import gpu
-from bringup.edge.docker import START_ENGINE, ContainerState, Engine
+from bringup.edge.docker import START_ENGINE, Engine
 from bringup.edge.http import Http, NoAnswer
-from bringup.errors import BringupError, CheckFailed, EvidenceMissing, Exit, NeverReady, TargetUnavailable
+from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key
 from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
 from bringup.probes import openai
+from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
 from bringup.server import Server
 from bringup.settings import Settings
 from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
-
-POLL = 0.25  # seconds between looks at a starting server
-LAST_LINES = 20
-TELLING = (Exit.USAGE, Exit.CHECK_FAILED, Exit.WEIGHTS_DIFFER, Exit.TARGET_UNAVAILABLE)  # of the entry point
 
 
 class Watch(Protocol):
@@ -49,6 +46,9 @@ class Watch(Protocol):
     def probes(self, records: tuple[ProbeRecord, ...]) -> None:
         """The probes' table."""
 
+    def table(self, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+        """Any other table; columns but the first hold figures."""
+
 
 @dataclass
 class Run:
@@ -65,6 +65,10 @@ class Run:
     checks: tuple[CheckRecord, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
     first_token: float | None = None
+    moments: Moments = field(default_factory=Moments)
+    timeline: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None
+    caches: dict[str, Any] | None = None
 
     @contextmanager
     def step(self, name: str) -> Any:
@@ -92,6 +96,9 @@ class Run:
             steps=tuple(self.steps),
             probes=self.probes,
             started_to_first_token=self.first_token,
+            timeline=self.timeline,
+            ledger=self.ledger,
+            caches=self.caches,
             error=error,
         )
 
@@ -222,12 +229,13 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         NeverReady: it could not be started, died, went away, or gave no token in time.
     """
     vram = gpu.memory_used() if run.plan.expect.gpu else None
+    run.moments = Moments(asked=time.time())
     with run.step("start the container") as detail:
         container = target.up(run.plan, detail)
     server = _server(run, container, vram)
     try:
         with run.step("wait for the first token") as detail:
-            seconds = wait_ready(server, container, run.plan.timeout, detail)
+            seconds = wait_ready(server, container, run.plan.timeout, detail, run.moments)
     except (NeverReady, EvidenceMissing) as e:
         hint = _evidence(run, server, container, e.message)
         raise NeverReady(e.message, hint=hint, detail=e.detail) from e
@@ -242,60 +250,6 @@ def _evidence(run: Run, server: Server, container: EngineContainer, error: str) 
     except BringupError as e:
         return f"there is no bundle: {e.message}"
     return f"the evidence is in {bundle}"
-
-
-def wait_ready(server: Server, container: EngineContainer, timeout: float, detail: Callable[[str], None]) -> float:
-    """Seconds from the container's start to the first token; watches the container, so that a death ends the wait.
-
-    Raises:
-        NeverReady: it died, or no token came within `timeout` seconds.
-        EvidenceMissing: somebody removed the container.
-    """
-    deadline = time.monotonic() + timeout
-    request = openai.greedy(server.expect.model, openai.PROMPTS[0]) | {"max_tokens": 1}
-    said, last = 0.0, "no answer yet"
-    while (left := deadline - time.monotonic()) > 0:
-        state = container.state()
-        if state.status not in ("running", "created"):
-            raise NeverReady(_died(state), detail=_last_lines(container))
-        if time.monotonic() - said > 1:
-            said = time.monotonic()
-            detail(_last_line(container))
-        try:
-            if server.http.get("/health", min(2.0, left)).status == 200:
-                answer = server.http.post("/v1/completions", request, min(server.deadline, left))
-                body, last = openai.decode(answer)
-                usage = body.get("usage") if isinstance(body, dict) else None
-                if not last and isinstance(usage, dict) and usage.get("completion_tokens") == 1:
-                    return max(0.0, time.time() - datetime.fromisoformat(state.started).timestamp())
-                if answer.status in (400, 401, 403, 404):
-                    raise NeverReady(f"the server answers, but not this request: {last}")
-        except NoAnswer as e:
-            last = str(e)
-        time.sleep(POLL)
-    raise NeverReady(
-        f"no token within {timeout:g} s; the container is {container.state().status}, the last try: {last}",
-        detail=_last_lines(container),
-    )
-
-
-def _died(state: ContainerState) -> str:
-    if state.oom_killed:
-        return "the server was killed for want of memory (the host's or the container's limit)"
-    if state.status == "paused":
-        return "the container is paused"
-    why = f" ({Exit(state.exit_code).meaning})" if state.exit_code in TELLING else ""
-    return f"the server died while starting: the container is {state.status}, exit code {state.exit_code}{why}"
-
-
-def _last_line(container: EngineContainer) -> str:
-    lines = container.logs(tail=1).strip().splitlines()
-    return lines[-1].split(" ", 1)[-1][:160] if lines else ""
-
-
-def _last_lines(container: EngineContainer) -> str:
-    lines = [line.split(" ", 1)[-1] for line in container.logs(tail=LAST_LINES).splitlines()]
-    return redact("\n".join(lines))
 
 
 def probe(run: Run, server: Server) -> tuple[ProbeRecord, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,9 @@ class Silent:
 
     def probes(self, _records: tuple[ProbeRecord, ...]) -> None:
         self.said.append("probes")
+
+    def table(self, title: str, _columns: tuple[str, ...], _rows: Iterable[tuple[str, ...]]) -> None:
+        self.said.append(title)
 
 
 class FakeEngine:

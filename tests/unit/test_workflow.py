@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, probes, workflow
+from bringup import artifacts, probes, ready, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -31,16 +31,21 @@ UP = {"/health": answer(b""), "/v1/completions": TOKEN}
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "POLL", 0.0)
+    monkeypatch.setattr(ready, "POLL", 0.0)
 
 
 # ---- waiting
 
 
-def wait(http: FakeHttp, container: FakeContainer | None = None, timeout: float = 5.0) -> float:
+def wait(
+    http: FakeHttp,
+    container: FakeContainer | None = None,
+    timeout: float = 5.0,
+    moments: ready.Moments | None = None,
+) -> float:
     server = make_server(http, deadline=1.0)
     made = cast("EngineContainer", container or FakeContainer())
-    return workflow.wait_ready(server, made, timeout, lambda _: None)
+    return ready.wait_ready(server, made, timeout, lambda _: None, moments or ready.Moments())
 
 
 def test_ready_is_the_first_token_and_counts_from_the_containers_start() -> None:
@@ -77,8 +82,27 @@ def test_no_token_is_not_ready(name: str) -> None:
 
 
 def test_health_alone_is_not_ready() -> None:
+    seen = ready.Moments(asked=1.0)
     with pytest.raises(NeverReady, match=r"no token within 0\.05 s; the container is running, the last try: refused"):
-        wait(FakeHttp({**UP, "/v1/completions": NoAnswer("refused")}), timeout=0.05)
+        wait(FakeHttp({**UP, "/v1/completions": NoAnswer("refused")}), timeout=0.05, moments=seen)
+    assert seen.first_200 is not None, "what was seen of a start that failed is kept"
+    assert seen.first_token is None
+
+
+def test_the_moments_stand_in_their_order() -> None:
+    seen = ready.Moments()
+    before = time.time()
+    wait(FakeHttp(dict(UP)), moments=seen)
+    assert seen.first_200 is not None
+    assert seen.first_token is not None
+    assert seen.asked is None, "that is for who asked to know"
+    assert seen.container_started == pytest.approx(1767225600.123456)
+    assert before <= seen.first_200 <= seen.first_token
+
+
+def test_a_container_that_never_started_has_no_start() -> None:
+    assert ready.started(state(started="0001-01-01T00:00:00Z")) is None
+    assert ready.started(state(started="")) is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
