@@ -5,8 +5,8 @@ A host without a driver is a fact, never an exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,20 +103,9 @@ def memory_by_pid() -> dict[int, int] | None:
     Empty when no process uses a GPU; None when NVML does not tell: no driver, a GPU that cannot be read, or a
     process whose memory it hides (WSL, some virtual GPUs).
     """
-    error = _nvml_error()
-    used: dict[int, int] = {}
-    try:
-        with _nvml() as nvml:
-            count = nvml.nvmlDeviceGetCount()
-            for index in range(count):
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                    if process.usedGpuMemory is None:
-                        return None
-                    used[process.pid] = used.get(process.pid, 0) + int(process.usedGpuMemory)
-    except error:
-        return None
-    return used if count else None
+    with meter() as read_now:
+        now = read_now()
+    return now.by_pid if now else None
 
 
 def memory_used() -> int | None:
@@ -129,3 +118,45 @@ def memory_used() -> int | None:
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Bytes in use now: of each GPU, and of each compute process over all GPUs (None: NVML hides it)."""
+
+    used: tuple[int, ...]
+    by_pid: dict[int, int] | None
+
+
+@contextmanager
+def meter() -> Iterator[Callable[[], Reading | None]]:
+    """For who reads often: NVML is opened once. The reader gives None for what a driver does not tell, as above."""
+    error = _nvml_error()
+    with ExitStack() as open_:
+        try:
+            nvml = open_.enter_context(_nvml())
+            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        except error:
+            handles = []
+
+        def read_now() -> Reading | None:
+            try:
+                used = tuple(int(nvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles)
+            except error:
+                return None
+            return Reading(used, _by_pid(nvml, handles)) if handles else None
+
+        yield read_now
+
+
+def _by_pid(nvml: Any, handles: list[Any]) -> dict[int, int] | None:
+    used: dict[int, int] = {}
+    try:
+        for handle in handles:
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                if process.usedGpuMemory is None:
+                    return None
+                used[process.pid] = used.get(process.pid, 0) + int(process.usedGpuMemory)
+    except _nvml_error():
+        return None
+    return used

@@ -143,3 +143,22 @@ def test_a_driver_without_gpus_gives_no_memory(nvml: Nvml) -> None:
     assert gpu.read().gpus == ()
     assert gpu.memory_used() is None
     assert gpu.memory_by_pid() is None
+
+
+def test_the_meter_opens_nvml_once(nvml: Nvml) -> None:
+    with gpu.meter() as read_now:
+        assert nvml.opened == 1
+        assert read_now() == gpu.Reading((GIB, 2 * GIB), {10: 8 * GIB, 11: GIB})
+        nvml.processes = {0: [(12, None)], 1: []}
+        assert read_now() == gpu.Reading((GIB, 2 * GIB), None)
+        nvml.nvmlDeviceGetMemoryInfo = fails("GPU is lost")  # type: ignore[method-assign]
+        assert read_now() is None
+    assert nvml.opened == 0
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"])
+def test_a_meter_without_a_driver_reads_nothing(nvml: Nvml, call: str) -> None:
+    setattr(nvml, call, fails("Driver Not Loaded"))
+    with gpu.meter() as read_now:
+        assert read_now() is None
+    assert nvml.opened == 0
