@@ -208,8 +208,9 @@ def down(watch: Any, settings: Settings, sources: dict[str, str], volumes: bool)
     """Stop and remove the server; the caches stay."""
     from bringup import workflow
 
-    workflow.take_down(settings, watch, volumes=volumes)
-    watch.result({"project": settings.project, "volumes": volumes})
+    released = workflow.take_down(settings, watch, volumes=volumes)
+    memory = dataclasses.asdict(released) if released else None
+    watch.result({"project": settings.project, "volumes": volumes, "released": memory})
     return Exit.PASS
 
 

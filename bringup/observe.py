@@ -21,7 +21,7 @@ PERIOD = 0.25  # seconds between samples
 REMOTE_PERIOD = 2.0  # seconds, where each sample is a question to an engine elsewhere
 MOST = 2048  # samples kept: beyond it, of each pair the smaller one goes and the period doubles
 RELEASED_WITHIN = 10.0  # seconds after the end of a container; the driver needs less than one
-KIB = 1024
+KIB, MIB = 2**10, 2**20
 
 
 class Eye:
@@ -162,6 +162,18 @@ class Release:
     gpu_left: int | None = None
     pids_left: tuple[int, ...] = ()
     reason: str = ""
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        if self.verdict == "unknown":
+            return f"whether the server's memory was released is not known: {self.reason}"
+        gpu_memory = None if self.gpu_before is None else f"{self.gpu_before / MIB:,.0f} MiB of GPU memory"
+        if self.verdict == "released":
+            return f"released: the server's processes{f' and {gpu_memory}' if gpu_memory else ''} are gone"
+        left = f"{self.gpu_left / MIB:,.0f} MiB of {gpu_memory} are still held" if self.gpu_left else ""
+        running = f"these processes still run: {', '.join(map(str, self.pids_left))}" if self.pids_left else ""
+        return f"{self.seconds:.0f} s after the end of the server " + "; ".join(filter(None, (left, running)))
 
 
 def held(container: Container | None, *, local: bool) -> Held:

@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bringup import __version__, artifacts, catalog, checks, default_model, image, probes
+from bringup import __version__, artifacts, catalog, checks, default_model, derive, image, observe, probes
 from bringup.checks import facts
-from bringup.edge import gpu
+from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
 from bringup.edge.http import Http, NoAnswer
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key
+from bringup.ledger import Observation
 from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
 from bringup.probes import openai
 from bringup.ready import Moments, wait_ready
@@ -66,9 +67,8 @@ class Run:
     probes: tuple[ProbeRecord, ...] = ()
     first_token: float | None = None
     moments: Moments = field(default_factory=Moments)
-    timeline: dict[str, Any] | None = None
-    ledger: dict[str, Any] | None = None
-    caches: dict[str, Any] | None = None
+    observed: Observation = field(default_factory=Observation)
+    derived: derive.Derived = field(default_factory=derive.Derived)
 
     @contextmanager
     def step(self, name: str) -> Any:
@@ -96,9 +96,9 @@ class Run:
             steps=tuple(self.steps),
             probes=self.probes,
             started_to_first_token=self.first_token,
-            timeline=self.timeline,
-            ledger=self.ledger,
-            caches=self.caches,
+            timeline=self.derived.timeline,
+            ledger=self.derived.ledger,
+            caches=self.derived.caches,
             error=error,
         )
 
@@ -214,10 +214,23 @@ def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
         return
     with run.step("stop what was started"):
         try:
-            target.down()
+            released = stop(target, local=run.host.local)
         except BaseException:  # Ctrl-C in here: the next ones are ignored, so this attempt ends
             target.down()
             raise
+    if released and released.verdict != "released":
+        run.watch.say(released.line)
+
+
+def stop(target: ComposeTarget, *, local: bool, volumes: bool = False) -> observe.Release | None:
+    """Take the project down, and see whether its processes and their memory are gone; None: it had no container."""
+    container = target.container()
+    try:
+        held = observe.held(container, local=local)
+    except BringupError:  # not seeing it must not keep it from being stopped
+        held = observe.Held()
+    target.down(volumes=volumes)
+    return observe.release(held) if container else None
 
 
 def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[EngineContainer, Server]:
@@ -230,16 +243,23 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
     """
     vram = gpu.memory_used() if run.plan.expect.gpu else None
     run.moments = Moments(asked=time.time())
-    with run.step("start the container") as detail:
-        container = target.up(run.plan, detail)
-    server = _server(run, container, vram)
-    try:
-        with run.step("wait for the first token") as detail:
-            seconds = wait_ready(server, container, run.plan.timeout, detail, run.moments)
-    except (NeverReady, EvidenceMissing) as e:
-        hint = _evidence(run, server, container, e.message)
-        raise NeverReady(e.message, hint=hint, detail=e.detail) from e
-    run.first_token = None if container.id == running_before else seconds
+    with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local) as sampler:
+        with run.step("start the container") as detail:
+            container = target.up(run.plan, detail)
+        sampler.follow(container)
+        server = _server(run, container, vram)
+        try:
+            with run.step("wait for the first token") as detail:
+                seconds = wait_ready(server, container, run.plan.timeout, detail, run.moments)
+        except (NeverReady, EvidenceMissing) as e:
+            run.observed = sampler.seen()
+            hint = _evidence(run, server, container, e.message)
+            raise NeverReady(e.message, hint=hint, detail=e.detail) from e
+        run.observed = sampler.seen()
+    if container.id == running_before:
+        run.moments, run.observed = Moments(container_started=run.moments.container_started), Observation()
+    else:
+        run.first_token = seconds
     return container, server
 
 
@@ -266,6 +286,19 @@ def collect(
     destination = (run.settings.artifacts / artifacts.name(run.plan, time.time())).absolute()
     with run.step("collect"):
         files, missing = artifacts.gather(server, run.plan, image.summary(raw_image))
+        run.derived = derive.derive(
+            derive.Evidence(
+                plan=run.plan,
+                log=files.get("server.jsonl") or files.get("server.log", ""),
+                moments=run.moments,
+                observed=run.observed,
+                card=run.host.gpu.gpus[0].memory_total if run.host.gpu.gpus else None,
+                local=run.host.local,
+            ),
+            container,
+        )
+        files |= run.derived.files()
+        missing += run.derived.missing
         run.probes = (
             *run.probes,
             ProbeRecord(
@@ -279,6 +312,8 @@ def collect(
         files["record.json"] = artifacts.as_json(record.to_dict())
         secrets = [key] if (key := api_key(run.settings)) else []
         bundle = artifacts.write(destination, files, secrets)
+    for table in run.derived.tables:
+        run.watch.table(*table)
     return record, bundle
 
 
@@ -336,7 +371,20 @@ def console_output(run: Run, tail: int | None) -> str:
     return redact(container.logs(tail), [key] if (key := api_key(run.settings)) else [])
 
 
-def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> None:
-    """Stop and remove the project's server."""
+def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> observe.Release | None:
+    """Stop and remove the project's server; what became of its processes and their memory.
+
+    Raises:
+        CheckFailed: they still hold memory, or still run.
+    """
     with watch.step("down"):
-        ComposeTarget(Engine(), settings.project).down(volumes=volumes)
+        released = stop(ComposeTarget(Engine(), settings.project), local=host.engine_is_here(), volumes=volumes)
+    if released and released.verdict == "leaked":
+        raise CheckFailed(
+            released.line,
+            hint="`nvidia-smi` shows who holds GPU memory; end these processes before the next start",
+            id="memory-leaked",
+        )
+    if released:
+        watch.say(released.line)
+    return released

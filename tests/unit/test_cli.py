@@ -259,7 +259,7 @@ def test_down(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "take_down", lambda s, _, *, volumes: downs.append((s.project, volumes)))
     assert invoke("down") == (0, "", "")
     code, out, _ = invoke("down", "--json", "--volumes", "--project", "p")
-    assert (code, json.loads(out)) == (0, {"project": "p", "volumes": True})
+    assert (code, json.loads(out)) == (0, {"project": "p", "volumes": True, "released": None})
     assert downs == [("bringup", False), ("p", True)]
 
 

@@ -26,6 +26,7 @@ from tests.unit.fakes import FakeContainer, FakeHttp, answer, make_server, plan,
 from tests.unit.runs import Silent, a_run
 
 TOKEN = answer({"usage": {"completion_tokens": 1}})
+ELSEWHERE = replace(samples.FACTS, local=False)  # so that nobody looks at the processes of this machine
 UP = {"/health": answer(b""), "/v1/completions": TOKEN}
 
 
@@ -164,7 +165,8 @@ class FakeTarget:
         self.now = self.made
         return self.made
 
-    def down(self) -> None:
+    def down(self, *, volumes: bool) -> None:
+        assert not volumes, "the caches stay"
         self.downs += 1
         self.now = None
 
@@ -193,7 +195,7 @@ def bring_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., t
         monkeypatch.setattr(probes, "verify", lambda *_: iter([record]))
         monkeypatch.setattr(artifacts, "gather", lambda *_: ({"server.log": "x"}, []))
         try:
-            return target, workflow.bring_up(a_run(tmp_path, **settings))[0]
+            return target, workflow.bring_up(a_run(tmp_path, ELSEWHERE, **settings))[0]
         except (BringupError, KeyboardInterrupt) as e:
             return target, e
 
@@ -287,7 +289,7 @@ def test_ctrl_c_while_waiting_stops_it(bring_up: Go) -> None:
 
 
 def test_missing_evidence_makes_a_pass_unknown(bring_up: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    run = a_run(tmp_path)
+    run = a_run(tmp_path, ELSEWHERE)
     run.probes = (ProbeRecord(name="completion", status=Status.PASS, expected="x", found="y"),)
     monkeypatch.setattr(artifacts, "gather", lambda *_: ({"a": "x"}, ["server.log (gone)"]))
     container = cast("EngineContainer", FakeContainer())

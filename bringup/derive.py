@@ -1,0 +1,139 @@
+"""What the evidence of a run adds up to: timeline, memory ledger and the caches' verdicts, and their tables.
+
+One that cannot be made is named in `missing`; it never hides the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bringup import catalog, ledger, observe
+from bringup.artifacts import as_json
+from bringup.errors import BringupError
+from bringup.plan import Plan
+from bringup.ready import Moments
+from bringup.server import Container
+
+CACHES = "/var/lib/bringup/cache"
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What it is made from.
+
+    `log`: server.jsonl, or the console's text where there is none. `observed`: the samples of the start; empty when it
+    was not watched. `card`: bytes of the GPU, None without one. `local`: the engine runs on this host.
+    """
+
+    plan: Plan
+    log: str
+    moments: Moments
+    observed: ledger.Observation
+    card: int | None
+    local: bool
+
+
+@dataclass
+class Derived:
+    """The three, as JSON types, and how to show them."""
+
+    timeline: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None
+    caches: dict[str, Any] | None = None
+    tables: list[Table] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def files(self) -> dict[str, str]:
+        """The bundle's files, of those that could be made."""
+        made = {"timeline.json": self.timeline, "ledger.json": self.ledger, "caches.json": self.caches}
+        return {name: as_json(value) for name, value in made.items() if value is not None}
+
+
+def derive(evidence: Evidence, container: Container) -> Derived:
+    """Make all three, each for itself."""
+    made = Derived()
+
+    def attempt(name: str, make: Callable[[], None]) -> None:
+        try:
+            make()
+        except Exception as e:  # noqa: BLE001, RUF100 - a fault of ours here is a finding, and the run is told
+            made.missing.append(f"{name}.json ({type(e).__name__}: {e})")
+
+    attempt("ledger", lambda: _ledger(made, evidence, container))
+    return made
+
+
+def _ledger(made: Derived, evidence: Evidence, container: Container) -> None:
+    plan = evidence.plan
+    model = catalog.load().get(plan.model)
+    now, pids = _look(evidence, container)
+    serves = now is not None and container.state().status == "running"
+    seen = ledger.Seen(
+        flavour=plan.flavour,
+        observation=replace(evidence.observed, pids=evidence.observed.pids | pids),
+        serving=now if serves else None,
+        after=None if serves else now,
+        predicted=ledger.predict(model.shape, model.weights, plan.argv, evidence.card) if model else None,
+        card=evidence.card,
+        on_disk=_size_of_caches(container),
+        files=ledger.files(model.lock if model else None, evidence.log),
+    )
+    result = ledger.make(seen)
+    made.ledger = result.to_dict()
+    made.tables += ledger_tables(result)
+
+
+def _look(evidence: Evidence, container: Container) -> tuple[ledger.Sample | None, frozenset[int]]:
+    """One sample of now; none of a container that is gone."""
+    with observe.eye(on_gpu=evidence.plan.flavour == "gpu", local=evidence.local) as eye:
+        try:
+            eye.follow(container)
+        except BringupError:
+            return None, frozenset()
+        return eye.look(closely=True), eye.pids
+
+
+def _size_of_caches(container: Container) -> int | None:
+    """Bytes of files below the cache directory; None where nobody can look."""
+    try:
+        code, output = container.execute(["du", "--summarize", "--bytes", CACHES])
+    except BringupError:
+        return None
+    word = output.split(maxsplit=1)[0] if output.strip() else ""
+    return int(word) if code == 0 and word.isdigit() else None
+
+
+def ledger_tables(made: ledger.Ledger) -> list[Table]:
+    """The rows and the moments, for people."""
+    rows: list[tuple[str, ...]] = [
+        (
+            row.name, size(row.predicted), size(row.stated), size(row.measured),
+            share(ledger.percent(row.stated, row.predicted)), share(ledger.percent(row.measured, row.stated)),
+        )
+        for row in made.rows
+    ]  # fmt: skip
+    moments: list[tuple[str, ...]] = [
+        (f"{m.name}{f' ({m.stage})' if m.stage not in ('', m.name) else ''}", size(m.card), size(m.server), size(m.rss),
+         m.note)
+        for m in made.moments
+    ]  # fmt: skip
+    columns = ("memory", "predicted", "stated", "measured", "stated/predicted", "measured/stated")
+    return [
+        ("memory: predicted, stated by vLLM, measured", columns, rows),
+        ("memory: when", ("moment", "all GPUs", "server on GPU", "processes (RSS)", ""), moments),
+    ]
+
+
+def size(value: int | None) -> str:
+    """Bytes for people; a figure that nobody gave is a dash."""
+    if value is None:
+        return "-"
+    return f"{value / 2**30:.2f} GiB" if abs(value) >= 2**30 // 10 else f"{value / 2**20:.1f} MiB"
+
+
+def share(value: float | None) -> str:
+    """A difference in percent."""
+    return "" if value is None else f"{value:+.1f} %"
