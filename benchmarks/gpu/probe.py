@@ -1,0 +1,124 @@
+"""What a client sees of a vLLM server: when it answers, its first token, and how fast it decodes.
+
+Only the standard library, in a process of its own beside the server: the same client for every candidate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+HOST = "127.0.0.1"
+PROMPT = "What is a GPU?"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One streamed completion; times in epoch seconds."""
+
+    sent: float
+    first: float
+    ended: float
+    text: str
+    tokens: int
+
+
+def health(port: int, timeout: float = 2.0) -> int:
+    """Status of GET /health, 0 when nobody answers."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def wait_healthy(port: int, alive: Callable[[], bool], deadline: float) -> tuple[float, float]:
+    """Epoch seconds of the first accepted connection and of the first 200; zeros when the server ended before.
+
+    Asks again every 10 ms: that is the resolution.
+    """
+    bound = 0.0
+    while alive() and time.time() < deadline:
+        status = health(port)
+        now = time.time()
+        bound = bound or (now if status else 0.0)
+        if status == http.client.OK:
+            return bound, now
+        time.sleep(0.01)
+    return bound, 0.0
+
+
+def body(model: str, prompt: str, tokens: int) -> dict[str, Any]:
+    """A greedy completion of exactly so many tokens."""
+    return {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def complete(port: int, request: dict[str, Any]) -> Answer:
+    """One streamed completion.
+
+    Raises:
+        RuntimeError: the server answered something else.
+    """
+    text = json.dumps(request).encode()
+    sent = time.time()
+    reader, writer = await asyncio.open_connection(HOST, port, limit=2**20)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+    )
+    await writer.drain()
+    status = await reader.readline()
+    if b" 200 " not in status:
+        raise RuntimeError(f"the server answered {status.decode(errors='replace').strip()!r}")
+    first, lines = 0.0, []
+    async for line in reader:
+        if line.startswith(b"data: {"):
+            first = first or time.time()
+            lines.append(line)
+    ended = time.time()
+    writer.close()
+    chunks = [json.loads(line[6:]) for line in lines]
+    usage: dict[str, int] = next((c["usage"] for c in reversed(chunks) if c.get("usage")), {})
+    said = "".join(choice["text"] for c in chunks for choice in c["choices"])
+    return Answer(sent, first, ended, said, usage.get("completion_tokens", 0))
+
+
+def first_token(port: int, model: str, tokens: int = 32) -> Answer:
+    """The first request of a server's life."""
+    return asyncio.run(asyncio.wait_for(complete(port, body(model, PROMPT, tokens)), 120))
+
+
+async def _burst(port: int, model: str, streams: int, tokens: int, label: str) -> dict[str, float]:
+    requests = [body(model, f"{label}, story number {i}: once upon a time", tokens) for i in range(streams)]
+    begun = time.perf_counter()
+    answers = await asyncio.gather(*(complete(port, r) for r in requests))
+    took = time.perf_counter() - begun
+    waits = sorted(a.first - a.sent for a in answers)
+    made = sum(a.tokens for a in answers)
+    return {"tokens": made, "seconds": took, "tok_s": made / took, "ttft_median": waits[len(waits) // 2]}
+
+
+def decode(port: int, model: str, streams: int, tokens: int = 256, repeats: int = 5) -> dict[str, Any]:
+    """Tokens a second over `streams` requests at once, each of `tokens` tokens: every repeat after one that warms up.
+
+    Each prompt is new, so that no repeat is answered from the prefix cache of the one before.
+    """
+    bursts = [asyncio.run(_burst(port, model, streams, tokens, f"round {n}")) for n in range(repeats + 1)][1:]
+    rates = sorted(b["tok_s"] for b in bursts)
+    return {"streams": streams, "tokens_each": tokens, "tok_s_median": rates[len(rates) // 2], "bursts": bursts}
