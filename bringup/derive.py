@@ -77,6 +77,7 @@ def _ledger(made: Derived, evidence: Evidence, container: Container) -> None:
         serving=now if serves else None,
         after=None if serves else now,
         predicted=ledger.predict(model.shape, model.weights, plan.argv, evidence.card) if model else None,
+        weights=model.weights if model else None,
         card=evidence.card,
         on_disk=_size_of_caches(container),
         files=ledger.files(model.lock if model else None, evidence.log),
@@ -115,16 +116,20 @@ def ledger_tables(made: ledger.Ledger) -> list[Table]:
         )
         for row in made.rows
     ]  # fmt: skip
-    moments: list[tuple[str, ...]] = [
-        (f"{m.name}{f' ({m.stage})' if m.stage not in ('', m.name) else ''}", size(m.card), size(m.server), size(m.rss),
-         m.note)
-        for m in made.moments
-    ]  # fmt: skip
-    columns = ("memory", "predicted", "stated", "measured", "stated/predicted", "measured/stated")
-    return [
-        ("memory: predicted, stated by vLLM, measured", columns, rows),
-        ("memory: when", ("moment", "all GPUs", "server on GPU", "processes (RSS)", ""), moments),
-    ]
+    columns = ("memory", "predicted", "stated", "measured", "stated vs predicted", "measured vs stated")
+    return [("memory: predicted, stated by vLLM, measured", columns, rows), _moments(made)]
+
+
+def _moments(made: ledger.Ledger) -> Table:
+    """On a GPU: the cards and the server's part of them; else host memory."""
+    on_gpu = made.flavour == "gpu"
+    rows: list[tuple[str, ...]] = []
+    for m in made.moments:
+        name = f"{m.name} ({m.stage})" if m.stage not in ("", m.name) else m.name
+        figures = (size(m.card), size(m.server)) if on_gpu else ()
+        rows.append((name, *figures, size(m.rss), m.note))
+    columns = ("all GPUs", "server on GPUs") if on_gpu else ()
+    return "memory: when", ("moment", *columns, "processes (RSS)", ""), rows
 
 
 def size(value: int | None) -> str:

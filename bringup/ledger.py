@@ -19,6 +19,7 @@ GIB = 2**30
 NO_NVML = "NVML shows no memory of the server's processes"
 NO_RSS = "the container's processes were not seen from this host"
 CONTEXT = "CUDA context, other"
+MARGIN = "margin"
 TOTAL = "total"
 AS_LOCKED = "weights of %s are as locked"  # how the entry point's record begins (bringup/inside/weights.py)
 PURPOSES = {
@@ -154,7 +155,8 @@ class Seen:
     """What a ledger is made from.
 
     `observation`: samples of the start. `serving`, `after`: one sample of each, None when there was none to take.
-    `facts`: `timeline.Timeline.facts`. `card`: bytes of the GPU. `on_disk`: bytes of the compile caches.
+    `facts`: `timeline.Timeline.facts`. `weights`: bytes of the model's weights by its dimensions. `card`: bytes of the
+    GPU. `on_disk`: bytes of the compile caches.
     """
 
     flavour: str
@@ -164,6 +166,7 @@ class Seen:
     facts: Mapping[str, float | int | str] = dataclasses.field(default_factory=dict)
     stages: Sequence[Stage] = ()
     predicted: fit.Fit | None = None
+    weights: int | None = None
     card: int | None = None
     on_disk: int | None = None
     files: tuple[File, ...] = ()
@@ -174,7 +177,8 @@ def make(seen: Seen) -> Ledger:
     on_gpu = seen.flavour == "gpu"
     moments = _moments(seen)
     rows = _gpu_rows(seen) if on_gpu else _cpu_rows(seen)
-    unknown = [f"{row.name}: not stated by vLLM" for row in rows if row.stated is None and row.predicted is not None]
+    own = (MARGIN, CONTEXT, TOTAL)  # nothing that vLLM could state
+    unknown = [f"{row.name}: not stated by vLLM" for row in rows if row.stated is None and row.name not in own]
     if all((m.server if on_gpu else m.rss) in (None, 0) for m in moments):
         unknown.append(NO_NVML if on_gpu else NO_RSS)
     if on_gpu and seen.predicted is None:
@@ -208,6 +212,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
 def _gpu_rows(seen: Seen) -> tuple[Row, ...]:
     made = seen.predicted
     grown = dict(_growth(seen))
+    # The load alone stands apart from its neighbours: the KV cache and the first graphs come within one sample.
     weights = Row(
         name="weights", predicted=round(made.weights + fit.LOADED) if made else None,
         stated=_stated(seen, "weights_gib"), measured=grown.get("load"), note="measured: growth while they were loaded",
@@ -219,7 +224,7 @@ def _gpu_rows(seen: Seen) -> tuple[Row, ...]:
         Row(name="non-torch", predicted=round(fit.NON_TORCH) if made else None,
             stated=_stated(seen, "non_torch_gib"), note="libraries' own memory"),
         Row(name="CUDA graphs", predicted=made.graphs if made else None,
-            stated=_stated(seen, "graphs_gib"), measured=grown.get("graphs"), note="measured: growth while captured"),
+            stated=_stated(seen, "graphs_gib")),
         Row(name="KV cache", predicted=made.kv_cache if made else None, stated=_stated(seen, "kv_cache_gib")),
     )  # fmt: skip
     essential = parts[0].stated is not None and parts[-1].stated is not None
@@ -228,7 +233,7 @@ def _gpu_rows(seen: Seen) -> tuple[Row, ...]:
     measured = seen.serving.held(seen.observation.pids) if seen.serving else None
     measured = measured or None  # a serving process without a byte on the GPU was not seen
     other = measured - stated if measured is not None and stated is not None else None
-    margin = Row(name="margin", predicted=round(fit.MARGIN) if made else None, note="vLLM gives it to the KV cache")
+    margin = Row(name=MARGIN, predicted=round(fit.MARGIN) if made else None, note="vLLM gives it to the KV cache")
     context = Row(name=CONTEXT, predicted=round(fit.CONTEXT) if made else None, measured=other,
                   note="measured: what NVML shows beyond all that vLLM states")  # fmt: skip
     total = Row(
@@ -239,9 +244,8 @@ def _gpu_rows(seen: Seen) -> tuple[Row, ...]:
 
 
 def _cpu_rows(seen: Seen) -> tuple[Row, ...]:
-    made = seen.predicted
     parts = (
-        Row(name="weights", predicted=made.weights if made else None, stated=_stated(seen, "weights_gib")),
+        Row(name="weights", predicted=seen.weights, stated=_stated(seen, "weights_gib")),
         Row(name="KV cache", stated=_stated(seen, "kv_cache_gib"), note="set; resident as far as it was written"),
     )
     resident = None
@@ -259,8 +263,9 @@ def _moments(seen: Seen) -> tuple[Moment, ...]:
         if sample is None:
             return Moment(name=name, note=missing)
         card = None if sample.used is None else sum(sample.used)
+        note = "no process yet" if sample is first else ""
         return Moment(name=name, t=sample.t, stage=stage, card=card, server=sample.held(pids), rss=sample.rss,
-                      pss=sample.pss)  # fmt: skip
+                      pss=sample.pss, note=note)  # fmt: skip
 
     known = [s for s in samples if held(s) is not None]
     peak = max((*known, *((seen.serving,) if seen.serving else ())), key=lambda s: held(s) or 0, default=None)
