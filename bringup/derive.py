@@ -69,8 +69,7 @@ def derive(evidence: Evidence, container: Container) -> Derived:
 def _ledger(made: Derived, evidence: Evidence, container: Container) -> None:
     plan = evidence.plan
     model = catalog.load().get(plan.model)
-    now, pids = _look(evidence, container)
-    serves = now is not None and container.state().status == "running"
+    now, pids, serves = _look(evidence, container)
     seen = ledger.Seen(
         flavour=plan.flavour,
         observation=replace(evidence.observed, pids=evidence.observed.pids | pids),
@@ -87,14 +86,15 @@ def _ledger(made: Derived, evidence: Evidence, container: Container) -> None:
     made.tables += ledger_tables(result)
 
 
-def _look(evidence: Evidence, container: Container) -> tuple[ledger.Sample | None, frozenset[int]]:
-    """One sample of now; none of a container that is gone."""
+def _look(evidence: Evidence, container: Container) -> tuple[ledger.Sample, frozenset[int], bool]:
+    """One sample of now, the container's processes, and whether it serves; one that is gone has none of them."""
     with observe.eye(on_gpu=evidence.plan.flavour == "gpu", local=evidence.local) as eye:
         try:
+            serves = container.state().status == "running"
             eye.follow(container)
         except BringupError:
-            return None, frozenset()
-        return eye.look(closely=True), eye.pids
+            serves = False
+        return eye.look(closely=True), eye.pids, serves
 
 
 def _size_of_caches(container: Container) -> int | None:

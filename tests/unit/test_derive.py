@@ -1,0 +1,107 @@
+"""What a run's evidence adds up to: each part by itself, and none hides the run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bringup import derive, ledger, observe
+from bringup.errors import EvidenceMissing
+from bringup.ready import Moments
+from tests.unit.fakes import FakeContainer, state
+from tests.unit.samples import plan
+
+ROWS = [{"PID": "7", "RSS": "2048"}]
+
+
+def evidence(flavour: str = "cpu", **changed: Any) -> derive.Evidence:
+    known: dict[str, Any] = {
+        "plan": plan(flavour), "log": "", "moments": Moments(), "observed": ledger.Observation(), "card": None,
+        "local": False,
+    }  # fmt: skip
+    return derive.Evidence(**known | changed)
+
+
+def test_a_running_server_has_its_memory_and_the_caches_size() -> None:
+    made = derive.derive(evidence(), FakeContainer(rows=ROWS, executed=(0, "4096\t/var/lib/bringup/cache\n")))
+    assert made.missing == []
+    assert made.ledger is not None
+    when = {m["name"]: m for m in made.ledger["moments"]}
+    assert (when["serving"]["rss"], when["after"]["note"]) == (2048 * 1024, "it still runs")
+    assert {row["component"]: row["bytes"] for row in made.ledger["breakdown"]}["compile cache"] == 4096
+    assert {f["path"] for f in made.ledger["files"]} >= {"config.json", "model.safetensors"}
+    assert json.loads(made.files()["ledger.json"]) == json.loads(json.dumps(made.ledger))
+
+
+def test_a_dead_server_does_not_serve() -> None:
+    dead = FakeContainer(
+        states=[state("exited", exit_code=1)], rows=EvidenceMissing("not running"), executed=EvidenceMissing("no")
+    )
+    observed = ledger.Observation((ledger.Sample(1.0, rss=5), ledger.Sample(2.0, rss=4)))
+    made = derive.derive(evidence(observed=observed), dead)
+    assert made.missing == []
+    assert made.ledger is not None
+    when = {m["name"]: m for m in made.ledger["moments"]}
+    assert (when["peak"]["rss"], when["serving"]["rss"], when["after"]["rss"]) == (5, None, None)
+    assert {row["component"]: row["bytes"] for row in made.ledger["breakdown"]}["compile cache"] is None
+
+
+def test_a_container_that_is_gone_leaves_the_samples() -> None:
+    gone = FakeContainer(states=[EvidenceMissing("the container is gone")], executed=EvidenceMissing("gone"))
+    made = derive.derive(evidence(observed=ledger.Observation((ledger.Sample(1.0, rss=5),))), gone)
+    assert (made.missing, made.ledger is not None) == ([], True)
+
+
+@pytest.mark.parametrize("output", [(1, "du: no such file"), (0, ""), (0, "many bytes")])
+def test_a_size_that_nobody_can_read_is_none(output: tuple[int, str]) -> None:
+    made = derive.derive(evidence(), FakeContainer(rows=ROWS, executed=output))
+    assert made.ledger is not None
+    assert made.ledger["breakdown"][1] == {"component": "compile cache", "bytes": None, "from": "on disk, no memory"}
+
+
+def test_a_fault_of_ours_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("x")
+
+    monkeypatch.setattr(ledger, "make", broken)
+    made = derive.derive(evidence(), FakeContainer(rows=ROWS))
+    assert made.missing == ["ledger.json (KeyError: 'x')"]
+    assert "ledger.json" not in made.files()
+
+
+def test_the_tables_have_a_dash_where_nothing_is_known() -> None:
+    rows, moments = derive.ledger_tables(ledger.make(ledger.Seen(flavour="gpu")))
+    assert {cell for row in rows[2] for cell in row[1:4]} == {"-"}
+    assert moments[1] == ("moment", "all GPUs", "server on GPUs", "processes (RSS)", "")
+    (_, columns, lines) = derive.ledger_tables(ledger.make(ledger.Seen(flavour="cpu")))[1]
+    assert columns == ("moment", "processes (RSS)", "")
+    assert all(len(line) == len(columns) for line in lines)
+
+
+def test_sizes() -> None:
+    assert [derive.size(n) for n in (None, 0, 2**20, 2**30, 92243230720)] == [
+        "-", "0.0 MiB", "1.0 MiB", "1.00 GiB", "85.91 GiB",
+    ]  # fmt: skip
+    assert [derive.share(x) for x in (None, 1.5, -12.0)] == ["", "+1.5 %", "-12.0 %"]
+
+
+LINES = {
+    "unknown": (observe.Release("unknown", reason="no"), "is not known: no"),
+    "released": (
+        observe.Release("released", 0.1, 3 * 2**30, 0),
+        "released: the server's processes and 3,072 MiB of GPU",
+    ),
+    "leaked memory": (
+        observe.Release("leaked", 10, 3 * 2**30, 2**30),
+        "1,024 MiB of 3,072 MiB of GPU memory are still",
+    ),
+    "leaked process": (observe.Release("leaked", 10, None, None, (7, 8)), "these processes still run: 7, 8"),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_what_became_of_the_memory_in_a_line(name: str) -> None:
+    release, words = LINES[name]
+    assert words in release.line
