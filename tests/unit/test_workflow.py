@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, probes, ready, workflow
+from bringup import artifacts, ledger, observe, probes, ready, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -286,6 +288,107 @@ def test_ctrl_c_while_waiting_stops_it(bring_up: Go) -> None:
     target, seen = bring_up(FakeContainer(), waiting=KeyboardInterrupt())
     assert isinstance(seen, KeyboardInterrupt)
     assert target.downs == 1
+
+
+def test_memory_is_sampled_while_it_starts_and_shown(
+    bring_up: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [{"PID": "7", "RSS": "2048"}]
+    _, record = bring_up(FakeContainer(rows=rows))
+    assert record.ledger is not None
+    when = {m["name"]: m for m in record.ledger["moments"]}
+    assert when["before"]["note"] == "no process yet", "the sampler runs before the container does"
+    assert when["serving"]["rss"] == 2048 * 1024
+    (bundle,) = tmp_path.iterdir()
+    assert json.loads((bundle / "ledger.json").read_text()) == json.loads(json.dumps(record.ledger))
+    assert "ledger.json" in (bundle / "SHA256SUMS").read_text()
+
+
+def test_a_failed_start_has_its_ledger(bring_up: Go, tmp_path: Path) -> None:
+    bring_up(FakeContainer(states=[state("exited", exit_code=1)], rows=[]), waiting=NeverReady("it died"))
+    (bundle,) = tmp_path.iterdir()
+    when = {m["name"]: m for m in json.loads((bundle / "ledger.json").read_text())["moments"]}
+    assert (when["before"]["note"], when["serving"]["note"]) == ("no process yet", "it does not serve")
+
+
+@pytest.mark.parametrize("waiting", [KeyboardInterrupt(), NeverReady("it died"), 3.0])
+def test_the_sampler_ends_whatever_happens(bring_up: Go, waiting: BaseException | float) -> None:
+    bring_up(FakeContainer(), waiting=waiting)
+    bring_up(NeverReady("port is already allocated"))
+    assert not [t for t in threading.enumerate() if t.name == "sampler"]
+
+
+def test_a_ledger_that_cannot_be_made_is_missing_evidence_and_no_crash(
+    bring_up: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("x")
+
+    monkeypatch.setattr(ledger, "make", broken)
+    target, record = bring_up(FakeContainer())
+    assert (record.verdict, record.ledger, target.downs) == (Verdict.UNKNOWN, None, 1)
+    assert "ledger.json (ZeroDivisionError: x)" in record.probes[-1].found
+
+
+# ---- after the end
+
+
+RELEASED = observe.Release("released", 0.1, 2**30, 0)
+LEAKED = observe.Release("leaked", 10.0, 2**30, 2**29, (7,))
+UNSEEN = observe.Release("unknown", reason="no NVML")
+
+
+def take_down(
+    monkeypatch: pytest.MonkeyPatch, release: observe.Release, container: FakeContainer | None
+) -> tuple[FakeTarget, list[str], Any]:
+    target, watch = FakeTarget(container, EvidenceMissing("x")), Silent()
+    monkeypatch.setattr(workflow, "ComposeTarget", lambda *_: target)
+    monkeypatch.setattr(observe, "held", lambda *_, **__: observe.Held("c", frozenset({7}), 2**30))
+    monkeypatch.setattr(observe, "release", lambda *_: release)
+    try:
+        return target, watch.said, workflow.take_down(Settings(), cast("Any", watch), volumes=False)
+    except BringupError as e:
+        return target, watch.said, e
+
+
+def test_down_says_what_became_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for release in (RELEASED, UNSEEN):
+        target, said, seen = take_down(monkeypatch, release, FakeContainer())
+        assert (target.downs, seen, said) == (1, release, ["down", release.line])
+
+
+def test_a_leak_is_a_failed_check_after_all_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, _, seen = take_down(monkeypatch, LEAKED, FakeContainer())
+    assert (target.downs, target.now) == (1, None)
+    assert isinstance(seen, CheckFailed)
+    assert (seen.id, int(seen.exit_code)) == ("memory-leaked", 3)
+    assert "512 MiB of 1,024 MiB" in seen.message
+    assert "processes still run: 7" in seen.message
+
+
+def test_nothing_to_take_down_has_released_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert take_down(monkeypatch, LEAKED, None)[1:] == (["down"], None)
+
+
+def test_a_container_that_cannot_be_looked_at_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any, **__: Any) -> Any:
+        raise EvidenceMissing("gone")
+
+    target = FakeTarget(FakeContainer(), EvidenceMissing("x"))
+    monkeypatch.setattr(observe, "held", gone)
+    released = workflow.stop(cast("Any", target), local=True)
+    assert target.downs == 1
+    assert released is not None
+    assert released.verdict == "unknown"
+
+
+def test_a_leak_after_a_failure_is_a_line_beside_it(bring_up: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, text: said.append(text))
+    monkeypatch.setattr(observe, "release", lambda *_: LEAKED)
+    _, seen = bring_up(FakeContainer(), waiting=NeverReady("it died"))
+    assert isinstance(seen, NeverReady)
+    assert LEAKED.line in said
 
 
 def test_missing_evidence_makes_a_pass_unknown(bring_up: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
