@@ -264,6 +264,8 @@ def _moments(seen: Seen) -> tuple[Moment, ...]:
             return Moment(name=name, note=missing)
         card = None if sample.used is None else sum(sample.used)
         note = "no process yet" if sample is first else ""
+        if sample is seen.after and sample.rss is None and any(s.rss for s in samples):
+            note = "no process left"
         return Moment(name=name, t=sample.t, stage=stage, card=card, server=sample.held(pids), rss=sample.rss,
                       pss=sample.pss, note=note)  # fmt: skip
 

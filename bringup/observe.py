@@ -142,7 +142,7 @@ def thinned(samples: list[Sample]) -> list[Sample]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a server that is about to end holds; `gpu` None: NVML does not tell."""
+    """What a server that is about to end holds; `container` empty: nobody could look; `gpu` None: NVML tells nothing."""
 
     container: str = ""
     pids: frozenset[int] = frozenset()
@@ -168,39 +168,38 @@ class Release:
         """For people."""
         if self.verdict == "unknown":
             return f"whether the server's memory was released is not known: {self.reason}"
-        gpu_memory = None if self.gpu_before is None else f"{self.gpu_before / MIB:,.0f} MiB of GPU memory"
+        gpu_memory = None if not self.gpu_before else f"{self.gpu_before / MIB:,.0f} MiB of GPU memory"
         if self.verdict == "released":
             return f"released: the server's processes{f' and {gpu_memory}' if gpu_memory else ''} are gone"
-        left = f"{self.gpu_left / MIB:,.0f} MiB of {gpu_memory} are still held" if self.gpu_left else ""
+        left = f"{self.gpu_left / MIB:,.0f} MiB of GPU memory are still held" if self.gpu_left else ""
         running = f"these processes still run: {', '.join(map(str, self.pids_left))}" if self.pids_left else ""
         return f"{self.seconds:.0f} s after the end of the server " + "; ".join(filter(None, (left, running)))
 
 
-def held(container: Container | None, *, local: bool) -> Held:
-    """Look before the container is stopped."""
+def held(container: Container | None, *, local: bool, known: frozenset[int] = frozenset()) -> Held:
+    """Look before the container is stopped. `known`: processes that it was seen to have before."""
     if container is None or not local:
         return Held()
     with eye(on_gpu=True, local=True) as looking:
         looking.follow(container)
-        now = looking.look()
-        return Held(container.state().id, looking.pids, now.held(looking.pids))
+        now, pids = looking.look(), looking.pids | known
+        return Held(container.state().id, pids, now.held(pids))
 
 
 def release(before: Held, *, within: float = RELEASED_WITHIN) -> Release:
     """Look after the container was stopped, until nothing is left or the time is over."""
-    if not before.pids:
-        return Release("unknown", reason="its processes were not seen from this host")
+    if not before.container:
+        return Release("unknown", reason="its processes are not on this host, or could not be seen")
     begun = time.monotonic()
     members = proc.Members(before.container)
-    with eye(on_gpu=bool(before.gpu), local=True) as looking:
+    with eye(on_gpu=True, local=True) as looking:
         while True:
-            left, now = members.pids(), looking.look()
-            memory = now.held(before.pids) if before.gpu else None
+            left, memory = members.pids(), looking.look().held(before.pids)
             seconds = round(time.monotonic() - begun, 3)
             if (not left and not memory) or seconds > within:
                 break
             time.sleep(PERIOD)
-    if before.gpu and memory is None:
+    if before.gpu is not None and memory is None:
         return Release("unknown", seconds, before.gpu, None, tuple(sorted(left)), "NVML does not answer any more")
     verdict = "leaked" if left or memory else "released"
     return Release(verdict, seconds, before.gpu, memory, tuple(sorted(left)))

@@ -214,7 +214,7 @@ def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
         return
     with run.step("stop what was started"):
         try:
-            released = stop(target, local=run.host.local)
+            released = stop(target, local=run.host.local, known=run.observed.pids)
         except BaseException:  # Ctrl-C in here: the next ones are ignored, so this attempt ends
             target.down()
             raise
@@ -222,11 +222,13 @@ def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
         run.watch.say(released.line)
 
 
-def stop(target: ComposeTarget, *, local: bool, volumes: bool = False) -> observe.Release | None:
+def stop(
+    target: ComposeTarget, *, local: bool, volumes: bool = False, known: frozenset[int] = frozenset()
+) -> observe.Release | None:
     """Take the project down, and see whether its processes and their memory are gone; None: it had no container."""
     container = target.container()
     try:
-        held = observe.held(container, local=local)
+        held = observe.held(container, local=local, known=known)
     except BringupError:  # not seeing it must not keep it from being stopped
         held = observe.Held()
     target.down(volumes=volumes)

@@ -36,8 +36,8 @@ pytestmark = pytest.mark.integration
 PROJECT = f"{SESSION}-updown"
 KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
 FILES = {
-    "SHA256SUMS", "image.json", "nvidia_smi_serving.txt", "plan.json", "record.json", "sample_response.json",
-    "server.jsonl", "server.log", "vllm_process.txt",
+    "SHA256SUMS", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
+    "sample_response.json", "server.jsonl", "server.log", "vllm_process.txt",
 }  # fmt: skip
 PASSING = ["reachable", "ready", "models", "completion", "chat", "streaming", "version", "process"]
 
@@ -116,6 +116,15 @@ def test_the_bundle_holds_what_the_server_said(served: Served) -> None:
     records = [json.loads(line) for line in (served.bundle / "server.jsonl").read_text().splitlines()]
     assert {"vllm", "bringup"} <= {r["logger"].split(".")[0] for r in records}
     assert "no GPU" in (served.bundle / "nvidia_smi_serving.txt").read_text()
+
+
+def test_the_ledger_has_the_processes_memory_through_the_start(served: Served) -> None:
+    made = json.loads((served.bundle / "ledger.json").read_text())
+    when = {m["name"]: m for m in made["moments"]}
+    assert (when["before"]["rss"], when["before"]["note"]) == (None, "no process yet")
+    assert when["peak"]["rss"] >= when["serving"]["rss"] > 500 * 2**20, "two processes that have torch"
+    assert when["serving"]["rss"] >= (when["serving"]["pss"] or 0)
+    assert {(f["path"], f["verified"]) for f in made["files"]} >= {("model.safetensors", True), ("config.json", True)}
 
 
 def test_verify_passes_again(served: Served) -> None:
@@ -214,6 +223,7 @@ def again(served: Served, engine: docker.DockerClient, tmp_path_factory: pytest.
     """Down and up once more on the same volume, with an API key this time."""
     down = bringup("down", "--json", "--project", PROJECT)
     assert down.code == 0, down.err
+    assert down.json()["released"]["verdict"] == "released"
     assert leftovers(engine, PROJECT) == []
     assert [v.name for v in engine.volumes.list() if str(v.name).startswith(PROJECT)] != [], "the caches stay"
     home = tmp_path_factory.mktemp("again")

@@ -45,6 +45,7 @@ def test_a_dead_server_does_not_serve() -> None:
     assert made.ledger is not None
     when = {m["name"]: m for m in made.ledger["moments"]}
     assert (when["peak"]["rss"], when["serving"]["rss"], when["after"]["rss"]) == (5, None, None)
+    assert when["after"]["note"] == "no process left"
     assert {row["component"]: row["bytes"] for row in made.ledger["breakdown"]}["compile cache"] is None
 
 
@@ -95,7 +96,7 @@ LINES = {
     ),
     "leaked memory": (
         observe.Release("leaked", 10, 3 * 2**30, 2**30),
-        "1,024 MiB of 3,072 MiB of GPU memory are still",
+        "1,024 MiB of GPU memory are still",
     ),
     "leaked process": (observe.Release("leaked", 10, None, None, (7, 8)), "these processes still run: 7, 8"),
 }

@@ -228,6 +228,16 @@ def test_what_is_left_is_a_leak(
     assert (seen.verdict, (seen.gpu_left, seen.pids_left)) == ("leaked", left)
 
 
+def test_a_dead_container_holds_nothing_but_what_its_processes_left(
+    root: Path, monkeypatch: pytest.MonkeyPatch, no_waiting: None
+) -> None:
+    meters(monkeypatch, gpu.Reading((1,), {}))
+    assert observe.release(observe.held(cast("Any", container()), local=True)).verdict == "released"
+    meters(monkeypatch, gpu.Reading((9,), {7: 8}))
+    held = observe.held(cast("Any", container()), local=True, known=frozenset({7}))
+    assert observe.release(held, within=0.01).verdict == "leaked"
+
+
 def test_without_a_gpu_the_processes_are_what_is_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process(root, 7)
     meters(monkeypatch, None)

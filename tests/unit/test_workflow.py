@@ -362,7 +362,7 @@ def test_a_leak_is_a_failed_check_after_all_was_stopped(monkeypatch: pytest.Monk
     assert (target.downs, target.now) == (1, None)
     assert isinstance(seen, CheckFailed)
     assert (seen.id, int(seen.exit_code)) == ("memory-leaked", 3)
-    assert "512 MiB of 1,024 MiB" in seen.message
+    assert "512 MiB of GPU memory are still held" in seen.message
     assert "processes still run: 7" in seen.message
 
 
