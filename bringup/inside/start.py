@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bringup.errors import UsageError
-from bringup.inside import events, guard
+from bringup.inside import events, guard, marks
 from bringup.inside.weights import TOKENS, Baked, locked_model, model_name, provide, read_secret, read_token
 from bringup.plan import is_loopback, server_argv
 from bringup.settings import Settings, from_environment
 
-SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "bringup.inside.serve"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -134,4 +134,5 @@ def configure_logging(launch: Launch, log_file: Path, log: logging.Logger) -> La
     config = log_file.with_name("logging.json")
     config.write_text(json.dumps(events.logging_config(log_file, launch.environment), indent=1), "utf-8")
     log.info("log records: %s", log_file)
-    return Launch(launch.argv, {**launch.environment, "VLLM_LOGGING_CONFIG_PATH": str(config)})
+    ours = {"VLLM_LOGGING_CONFIG_PATH": str(config), marks.VARIABLE: str(log_file)}
+    return Launch(launch.argv, {**launch.environment, **ours})

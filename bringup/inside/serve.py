@@ -1,0 +1,151 @@
+"""vLLM's OpenAI server, with what it does one after the other done side by side: `python -m bringup.inside.serve ARGS`.
+
+Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. Three things differ:
+a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, and no
+garbage is collected during imports. BRINGUP_LAUNCH=plain leaves all three out.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import os
+import runpy
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from bringup.inside import marks, standby
+
+SERVER = "vllm.entrypoints.openai.api_server"
+PARTS = frozenset({"standby", "overlap", "gc"})
+GATE = "BRINGUP_GATE"  # number of a pipe's read end: one byte means that the weights are as locked
+
+
+def parts(word: str) -> frozenset[str]:
+    """What BRINGUP_LAUNCH leaves on: all by default, `plain` for nothing, or names with a comma between."""
+    if word in ("", "all"):
+        return PARTS
+    return PARTS & set(word.split(","))
+
+
+def option(argv: Sequence[str], name: str) -> str | None:
+    """The value of an option among vLLM's arguments."""
+    for index, word in enumerate(argv):
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+        if word == name:
+            return argv[index + 1] if index + 1 < len(argv) else None
+    return None
+
+
+def pass_gate() -> None:
+    """Wait until the entry point has compared the weights; without its word this process ends."""
+    number = os.environ.pop(GATE, "")
+    if not number:
+        return
+    with open(int(number), "rb", buffering=0) as gate:  # noqa: PTH123 - a file descriptor
+        if gate.read(1) != b"1":
+            sys.exit(1)  # the entry point has said why
+
+
+def use_standby(waiting: standby.Standby) -> None:
+    """Let the standby be the engine's process when vLLM spawns it."""
+    from multiprocessing import popen_spawn_posix, util
+
+    launch, spawn = popen_spawn_posix.Popen._launch, util.spawnv_passfds  # type: ignore[attr-defined]
+    engine: list[bool] = []
+
+    def marked_launch(self: Any, process: Any) -> None:
+        engine.append(process.name.startswith("EngineCore"))
+        try:
+            launch(self, process)
+        finally:
+            engine.pop()
+
+    def spawn_or_use(path: Any, argv: Any, fds: Any) -> int:
+        if not (engine and engine[-1]) or "--multiprocessing-fork" not in map(os.fsdecode, argv):
+            return int(spawn(path, argv, fds))
+        marks.reached("engine process asked")
+        return waiting.spawn(argv, fds) or int(spawn(path, argv, fds))
+
+    popen_spawn_posix.Popen._launch = marked_launch  # type: ignore[attr-defined, method-assign]
+    util.spawnv_passfds = spawn_or_use
+
+
+def overlap_tokenizer() -> None:
+    """Start the engine before the tokenizer is loaded, which needs none; vLLM does it the other way round."""
+    llm: Any = importlib.import_module("vllm.v1.engine.async_llm")
+    client_class, make_renderer = llm.EngineCoreClient, llm.renderer_from_config
+    make_client, get_executor = client_class.make_async_mp_client, llm.Executor.get_class
+    ready: dict[int, Any] = {}
+
+    def renderer_from_config(config: Any, **given: Any) -> Any:
+        marks.reached("config made")
+        if not fits(config, llm.load_stat_logger_plugin_factories()):
+            return make_renderer(config, **given)
+        made: Future[Any] = Future()
+
+        def make() -> None:
+            try:
+                made.set_result(make_renderer(config, **given))
+            except BaseException as e:
+                made.set_exception(e)
+            marks.reached("tokenizer")
+
+        threading.Thread(target=make, name="tokenizer", daemon=True).start()
+        ready[id(config)] = make_client(config, get_executor(config), True)
+        marks.reached("engine ready")
+        return made.result()
+
+    def make_async_mp_client(vllm_config: Any, *args: Any, **given: Any) -> Any:
+        client = ready.pop(id(vllm_config), None)
+        return client if client is not None else make_client(vllm_config, *args, **given)
+
+    llm.renderer_from_config = renderer_from_config
+    client_class.make_async_mp_client = staticmethod(make_async_mp_client)
+
+
+def fits(config: Any, loggers: Any) -> bool:
+    """Whether the engine of this configuration may be started before its front end: one engine, text only."""
+    parallel = config.parallel_config
+    return (
+        parallel.data_parallel_size == 1
+        and getattr(parallel, "nnodes", 1) == 1
+        and config.model_config.multimodal_config is None
+        and not loggers
+        and "--disable-log-stats" not in sys.argv
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Serve."""
+    on = parts(os.environ.get("BRINGUP_LAUNCH", ""))
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # vLLM's command line does so a little later
+    marks.begin()
+    waiting = None
+    if "standby" in on and os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn":
+        waiting = standby.start(option(argv, "--model"))
+    if "gc" in on:
+        gc.disable()
+    importlib.import_module("vllm.v1.engine.async_llm")
+    importlib.import_module(SERVER)
+    if "gc" in on:
+        gc.freeze()  # what was imported stays, and need not be looked through again
+        gc.enable()
+    marks.reached("api imports")
+    if waiting:
+        use_standby(waiting)
+    if "overlap" in on:
+        overlap_tokenizer()
+    pass_gate()
+    spec = importlib.util.find_spec(SERVER)
+    sys.argv = [str(spec.origin if spec else SERVER), *argv]
+    runpy.run_module(SERVER, run_name="__main__", alter_sys=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,203 @@
+"""A process that imports what vLLM's engine needs while the API process still imports its own half.
+
+vLLM starts its engine by multiprocessing's spawn: a new interpreter that imports everything once more, after the API
+process has done so. A standby is that interpreter, started before: it imports, opens the device, and waits. When
+vLLM spawns its engine, `Standby.spawn` hands the very bytes that a new interpreter would read to the waiting one.
+A standby that died, or that the call does not fit, is left out: then vLLM's way is taken.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import gc
+import importlib
+import json
+import multiprocessing.spawn
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bringup.inside import marks
+
+_PR_SET_PDEATHSIG = 1
+_LIMIT = 1 << 20  # bytes of an environment
+# What the engine's process imports in any case (0.26 and 0.32); a name that a version lacks is passed over.
+ENGINE = ("vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor", "torch._dynamo", "torch._inductor.compile_fx")
+GPU = (
+    "vllm.v1.worker.gpu_worker",
+    "vllm.v1.worker.gpu_model_runner",
+    "vllm.v1.worker.gpu.model_runner",
+    "vllm.v1.attention.backends.flash_attn",
+    "vllm.model_executor.warmup.kernel_warmup",
+    "torch._inductor.runtime.triton_heuristics",
+)
+CPU = ("vllm.v1.executor.multiproc_executor",)
+_SPAWN = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
+# Read when a process begins or opens the device: with another value a standby is not what a new process would be.
+_FIXED = re.compile(r"CUDA_.*|NVIDIA_.*|LD_.*|PYTHON.*|TORCH_.*|VLLM_TARGET_DEVICE|VLLM_PLUGINS")
+
+
+class Standby:
+    """The API process's end of one standby."""
+
+    def __init__(self, pid: int, channel: socket.socket, environment: dict[str, str]) -> None:
+        self.pid = pid
+        self._channel: socket.socket | None = channel
+        self._environment = environment
+        # On a CPU the engine's process computes nothing: its worker, a process of its own, loads these libraries.
+        self._free = {"LD_PRELOAD"} if environment.get("BRINGUP_FLAVOUR") == "cpu" else frozenset[str]()
+
+    def spawn(self, argv: Sequence[bytes | str], fds: Sequence[int]) -> int | None:
+        """Let the standby be the process that `argv` would start with these open files.
+
+        Args:
+            argv: of multiprocessing's spawn: `python ... -c "...spawn_main(...)" --multiprocessing-fork`.
+            fds: what the process inherits: the resource tracker's, and one end of each of its two pipes.
+
+        Returns:
+            Its pid, or None when it must be started the ordinary way.
+        """
+        channel, self._channel = self._channel, None
+        numbers = _SPAWN.search(os.fsdecode(argv[-2])) if len(argv) > 2 else None
+        now = dict(os.environ)
+        changed = {k for k in {*now, *self._environment} if now.get(k) != self._environment.get(k)}
+        if channel is None:
+            return None
+        with channel:
+            fixed = sorted(k for k in changed if _FIXED.fullmatch(k) and k not in self._free)
+            if not numbers or len(set(fds)) != 3 or fixed:
+                marks.reached(f"standby left out: {', '.join(fixed) or 'more open files than expected'}")
+                return None
+            tracker, pipe = int(numbers[1]), int(numbers[2])
+            alive = next(fd for fd in fds if fd not in (tracker, pipe))
+            try:
+                send(channel, now, (tracker, pipe, alive))
+            except OSError:  # it died
+                return None
+        return self.pid
+
+
+def send(channel: socket.socket, environment: dict[str, str], fds: Sequence[int]) -> None:
+    """An environment and open files, through a Unix socket."""
+    data = json.dumps(environment).encode("utf-8", "surrogateescape")
+    rights = array.array("i", fds)
+    channel.sendmsg([len(data).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    channel.sendall(data)
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, str], list[int]] | None:
+    """What `send` sent; None when the other side closed without a word."""
+    fds = array.array("i")
+    head, rights, _, _ = channel.recvmsg(4, socket.CMSG_LEN(3 * fds.itemsize), socket.MSG_WAITALL)
+    if len(head) < 4:
+        return None
+    for _, _, content in rights:
+        fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    data, size = bytearray(), int.from_bytes(head, "big")
+    while len(data) < min(size, _LIMIT):
+        part = channel.recv(min(size, _LIMIT) - len(data))
+        if not part:
+            return None
+        data += part
+    return json.loads(data.decode("utf-8", "surrogateescape")), list(fds)
+
+
+def start(model: str | None) -> Standby | None:
+    """Start one for a model's directory; None when this host refuses."""
+    import _posixsubprocess  # noqa: F401 - what multiprocessing itself uses
+    from multiprocessing import util
+
+    ours, theirs = socket.socketpair()
+    argv = [sys.executable, *util._args_from_interpreter_flags(), "-m", __spec__.name, str(theirs.fileno())]  # type: ignore[attr-defined]
+    try:
+        pid = util.spawnv_passfds(os.fsencode(sys.executable), [*argv, model or ""], [theirs.fileno()])
+    except OSError:
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+    return Standby(pid, ours, dict(os.environ))
+
+
+def model_module(directory: str) -> str | None:
+    """The module of vLLM that holds the model's class, by config.json's architecture; None when that is not clear."""
+    with suppress(OSError, ValueError, KeyError, IndexError, TypeError, ImportError):
+        config = json.loads(Path(directory, "config.json").read_text("utf-8"))
+        registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+        return f"vllm.model_executor.models.{registry._VLLM_MODELS[config['architectures'][0]][0]}"
+    return None
+
+
+def warm(flavour: str, directory: str) -> None:
+    """Import, and open the device; whatever cannot be had now, the engine will ask for itself and explain."""
+    for name in (*ENGINE, *(GPU if flavour == "gpu" else CPU)):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    if name := model_module(directory):
+        with suppress(ImportError):
+            importlib.import_module(name)
+    marks.reached("standby imports")
+    if flavour == "gpu":
+        torch: Any = importlib.import_module("torch")
+        with suppress(RuntimeError, AssertionError):
+            torch.zeros(1, device="cuda:0")  # the context, 0.3 s; vLLM's accounting begins after it has one
+            torch.cuda.empty_cache()
+            marks.reached("standby device")
+
+
+def become(environment: dict[str, str], fds: list[int]) -> None:
+    """Be the process that was asked for. Does not return."""
+    marks.reached("standby used")
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+    threads = environment.get("OMP_NUM_THREADS")
+    if threads and threads != os.environ.get("OMP_NUM_THREADS") and threads.isdigit():
+        torch: Any = importlib.import_module("torch")
+        torch.set_num_threads(int(threads))  # torch reads the variable only while it is imported
+    os.environ.clear()
+    os.environ.update(environment)
+    collect_again_when_ready()
+    tracker, pipe, _alive = fds  # the third is closed by the end of this process, and that is its whole use
+    sys.argv = ["-c", "--multiprocessing-fork"]
+    multiprocessing.spawn.spawn_main(tracker_fd=tracker, pipe_handle=pipe)
+
+
+def collect_again_when_ready() -> None:
+    """No garbage collection until the engine is built; vLLM freezes the heap then, and there it begins again."""
+    core: Any = importlib.import_module("vllm.v1.engine.core")
+    freeze = getattr(core, "freeze_gc_heap", None)
+    if freeze is None:
+        gc.enable()
+        return
+
+    def freeze_and_enable() -> None:
+        freeze()
+        gc.enable()
+
+    core.freeze_gc_heap = freeze_and_enable
+
+
+def main(fd: int, directory: str) -> None:
+    """Warm up, wait for the engine's start, become it."""
+    gc.disable()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until used; the API process decides when to stop
+    channel = socket.socket(fileno=fd)
+    marks.begin()
+    warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory)
+    with channel:
+        given = receive(channel)
+    if given is None:
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    become(*given)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
