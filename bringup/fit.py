@@ -213,7 +213,7 @@ def _advice(found: Shape, weight: int, given: Asked) -> tuple[str, ...]:
     if made.kv_tokens >= LEAST:
         ways.append(_flags(must | {"--max-model-len": f"{made.kv_tokens // LEAST * LEAST}"}))
     if not asked.eager and enough(eager=True):
-        ways.append(f"{_flags(must)} --enforce-eager (slower)".strip())
+        ways.append(f"{_flags(must)} --profile eager (slower)".strip())
     cards = ((n, min(given.utilization, highest_utilization(n * GIB))) for n in range(1, 2**20))
     gib = next(n for n, share in cards if enough(vram=n * GIB, utilization=share))
     return (*ways, f"needs a card of at least {gib} GiB")

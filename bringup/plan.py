@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bringup import profile
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
 from bringup.settings import BAKED, VOLUME, Settings, server_environment
@@ -113,9 +114,7 @@ def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
         argv += ["--max-model-len", str(settings.max_model_len)]
     if settings.gpu_memory_utilization is not None:
         argv += ["--gpu-memory-utilization", f"{settings.gpu_memory_utilization:g}"]
-    # A CPU start spends minutes compiling what a small test server never earns back.
-    if settings.enforce_eager if settings.enforce_eager is not None else flavour == "cpu":
-        argv += ["--enforce-eager"]
+    argv += profile.arguments(profile.chosen(settings.profile, flavour), flavour, settings.vllm_args)
     return (*argv, *settings.vllm_args)
 
 

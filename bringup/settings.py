@@ -143,9 +143,10 @@ class Settings:
     gpu_memory_utilization: float | None = _option(
         None, "Share of GPU memory that vLLM may claim.", between(0.01, 1, float), "SHARE", server=True
     )
-    enforce_eager: bool | None = _option(
-        None, "Skip compilation and graphs: starts sooner, decodes slower. On by default on a CPU.", boolean,
-        "BOOL", server=True,
+    profile: str = _option(
+        AUTO, "What a start may cost later: `default` nothing; `fast` captures fewer CUDA graphs; `eager` neither "
+        "compiles nor captures, and decodes slower. auto: default on a GPU, eager on a CPU.",
+        one_of(AUTO, "fast", "default", "eager"), "NAME", server=True,
     )  # fmt: skip
     vllm_args: tuple[str, ...] = _option(
         (), "More arguments for vLLM, as a shell would split them; on the command line after `--`.",

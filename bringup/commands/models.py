@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bringup import profile
 from bringup.commands import standard
 from bringup.errors import Exit, UsageError
 from bringup.options import takes
@@ -84,7 +85,7 @@ def _entry(model: Model) -> dict[str, Any]:
 
 @models.command("fit")
 @standard
-@takes("max_model_len", "gpu_memory_utilization", "enforce_eager")
+@takes("max_model_len", "gpu_memory_utilization", "profile")
 @click.option("--vram", type=Size(), required=True, metavar="SIZE", help="The card's memory: 16GiB, 24G, 16GB.")
 @click.option("--max-num-seqs", type=click.IntRange(1), metavar="N", help="Requests at once; vLLM's default if unset.")
 @click.option("--model", "name", metavar="NAME", help="This model only; exit code 3 if it does not fit.")
@@ -108,7 +109,7 @@ def fits(
         utilization=UTILIZATION if settings.gpu_memory_utilization is None else settings.gpu_memory_utilization,
         max_model_len=settings.max_model_len,
         max_num_seqs=max_num_seqs,
-        eager=settings.enforce_eager or False,
+        eager=settings.profile == profile.EAGER,
     )
     found = {}
     for m in _asked(catalog.load(), name):

@@ -54,9 +54,9 @@ def pass_gate() -> None:
 
 def use_standby(waiting: standby.Standby) -> None:
     """Let the standby be the engine's process when vLLM spawns it."""
-    from multiprocessing import popen_spawn_posix, util
-
-    launch, spawn = popen_spawn_posix.Popen._launch, util.spawnv_passfds  # type: ignore[attr-defined]
+    popen: Any = importlib.import_module("multiprocessing.popen_spawn_posix")
+    util: Any = importlib.import_module("multiprocessing.util")
+    launch, spawn = popen.Popen._launch, util.spawnv_passfds
     engine: list[bool] = []
 
     def marked_launch(self: Any, process: Any) -> None:
@@ -72,7 +72,7 @@ def use_standby(waiting: standby.Standby) -> None:
         marks.reached("engine process asked")
         return waiting.spawn(argv, fds) or int(spawn(path, argv, fds))
 
-    popen_spawn_posix.Popen._launch = marked_launch  # type: ignore[attr-defined, method-assign]
+    popen.Popen._launch = marked_launch
     util.spawnv_passfds = spawn_or_use
 
 

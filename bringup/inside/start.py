@@ -5,6 +5,7 @@ Nothing here starts anything: `supervise` does, with the result.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bringup import profile
 from bringup.errors import UsageError
 from bringup.inside import events, guard, marks
 from bringup.inside.weights import TOKENS, Baked, locked_model, model_name, provide, read_secret, read_token
@@ -42,7 +44,8 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
         BringupError: they are to be fetched first, and cannot be.
     """
     settings, flavour = _settings(environ, baked)
-    argv = (*server_argv(settings, flavour), *extra)
+    settings = dataclasses.replace(settings, vllm_args=(*settings.vllm_args, *extra))
+    argv = server_argv(settings, flavour)
     refuse_key_in_argv(argv)
     key = read_key(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
     if not key and not is_loopback(settings.bind):
@@ -54,9 +57,10 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
         )
     model = locked_model(settings, baked)
     token = read_token(settings.hf_token_file, environ)
-    environment = _environment(environ, flavour, argv, key)
-    log.info("model %s, flavour %s, published on %s, API key: %s", settings.model, flavour, settings.bind,
-             "needed" if key else "none")  # fmt: skip
+    chosen = profile.chosen(settings.profile, flavour)
+    environment = {**profile.environment(chosen, flavour), **_environment(environ, flavour, argv, key)}
+    log.info("model %s, flavour %s, profile %s, published on %s, API key: %s", settings.model, flavour, chosen,
+             settings.bind, "needed" if key else "none")  # fmt: skip
     log.info("vLLM variables: %s", _shown(environment))
     finding = guard.judge(environ.get(guard.VARIABLE), *guard.look())
     if finding.unset:

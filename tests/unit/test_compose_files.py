@@ -70,7 +70,7 @@ def test_every_slot_of_weights_is_a_layer() -> None:
 
 
 def test_what_the_host_gives_is_what_the_container_reads() -> None:
-    given = settings.Settings(max_model_len=64, enforce_eager=True, vllm_args=("--a", "b c"), bind="::1")
+    given = settings.Settings(max_model_len=64, profile="fast", vllm_args=("--a", "b c"), bind="::1")
     names = {e.partition("=")[0] for e in ENVIRONMENT}
     passed = {k: v for k, v in settings.server_environment(given).items() if k in names}
     assert settings.from_environment(passed) == replace(given)

@@ -175,7 +175,7 @@ def test_every_piece_of_advice_helps(name: str, asked: dict[str, Any]) -> None:
                 changed["max_model_len"] = int(value)
             elif flag == "--gpu-memory-utilization":
                 changed["utilization"] = float(value)
-            elif flag == "--enforce-eager":
+            elif flag == "--profile":
                 changed["eager"] = True
         if piece.startswith("needs a card"):
             gib = int(words[-2])
@@ -196,7 +196,7 @@ def test_the_flag_of_each_cause() -> None:
         "--gpu-memory-utilization 0.93 (the CUDA context takes the rest of the card)",
     )
     ways = ask("phi-2", vram=8 * GIB).advice
-    assert [w.split()[0] for w in ways] == ["--gpu-memory-utilization", "--max-model-len", "--enforce-eager", "needs"]
+    assert [w.split()[0] for w in ways] == ["--gpu-memory-utilization", "--max-model-len", "--profile", "needs"]
     assert ask("qwen2.5-1.5b-instruct", vram=2 * GIB).advice == ("needs a card of at least 6 GiB",)
 
 
@@ -242,7 +242,7 @@ def test_what_fits_is_told(run: Callable[..., tuple[int, str, str]]) -> None:
         (["--vram", "8GiB", "--model", "phi-2", "--max-model-len", "1024"], 0),
         (["--vram", "8GiB", "--model", "phi-2", "--gpu-memory-utilization", "0.93"], 0),
         (["--vram", "8GiB", "--model", "phi-2", "--max-num-seqs", "8"], 0),
-        (["--vram", "8GiB", "--model", "phi-2", "--enforce-eager"], 0),
+        (["--vram", "8GiB", "--model", "phi-2", "--profile", "eager"], 0),
         (["--vram", "2GiB"], 3),
         (["--vram", "80 GiB", "--model", "gemma-2-2b-it"], 0),
     ],

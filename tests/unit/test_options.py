@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {
     "served_model_name": "a name",
     "max_model_len": 512,
     "gpu_memory_utilization": 0.5,
-    "enforce_eager": False,
+    "profile": "eager",
     "vllm_args": ("--seed", "1 2", "--x='y'"),
     "weights": Path("a b/weights"),
     "bind": "::1",
@@ -117,7 +117,7 @@ def test_all_at_once() -> None:
     assert settings == Settings(**VALUES)
 
 
-@pytest.mark.parametrize("name", ["enforce_eager", "keep"])
+@pytest.mark.parametrize("name", ["keep"])
 @pytest.mark.parametrize("value", [True, False])
 def test_both_words_of_a_switch(name: str, value: bool) -> None:
     assert getattr(run(*argv_of(name, value))[0], name) is value

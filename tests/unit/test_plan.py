@@ -39,8 +39,8 @@ BASE = ["--model", "/opt/bringup/models/m", "--served-model-name", "m", "--host"
     [
         ("cpu", {}, ["--enforce-eager"]),
         ("gpu", {}, []),
-        ("gpu", {"enforce_eager": True}, ["--enforce-eager"]),
-        ("cpu", {"enforce_eager": False}, []),
+        ("gpu", {"profile": "eager"}, ["--enforce-eager"]),
+        ("cpu", {"profile": "default"}, []),
         ("gpu", {"max_model_len": 4096}, ["--max-model-len", "4096"]),
         ("gpu", {"gpu_memory_utilization": 0.5}, ["--gpu-memory-utilization", "0.5"]),
         ("gpu", {"port": 9999, "bind": "::1"}, []),  # the host's side; inside it is always the same

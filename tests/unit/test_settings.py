@@ -31,7 +31,7 @@ OTHER: dict[str, list[Any]] = {
     "served_model_name": ["my model"],
     "max_model_len": [1, 4096],
     "gpu_memory_utilization": [0.5, 0.123456789, 1.0],
-    "enforce_eager": [True, False],
+    "profile": ["auto", "fast", "default", "eager"],
     "vllm_args": [("--seed", "1"), ("--chat-template", "a b'c\"d", "", "$HOME;*")],
     "weights": ["volume", Path("/srv/a b"), Path("models/x")],
     "bind": ["192.0.2.1", "::1"],
@@ -86,7 +86,7 @@ def test_every_setting_is_described(name: str) -> None:
 
 def test_what_travels_into_the_container() -> None:
     assert {n for n, (_, o) in FIELDS.items() if o.server} == {
-        "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "enforce_eager", "vllm_args", "bind",
+        "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "vllm_args", "bind",
         "api_key_file", "weights", "hf_endpoint", "hf_token_file", "transfer", "stall_timeout", "fetch_timeout",
     }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
 
 
 def test_false_is_not_unset() -> None:
-    assert from_environment({"BRINGUP_ENFORCE_EAGER": "0"}).enforce_eager is False
+    assert from_environment({"BRINGUP_PROFILE": "fast"}).profile == "fast"
 
 
 def test_unknown_variables_are_not_ours() -> None:
@@ -151,7 +151,7 @@ def test_unknown_variables_are_not_ours() -> None:
         ("BRINGUP_MAX_MODEL_LEN", "0", "0 is not between 1 and"),
         ("BRINGUP_GPU_MEMORY_UTILIZATION", "1.5", "1.5 is not between 0.01 and 1"),
         ("BRINGUP_GPU_MEMORY_UTILIZATION", "nan", "nan is not between"),
-        ("BRINGUP_ENFORCE_EAGER", "maybe", "'maybe' is not one of"),
+        ("BRINGUP_PROFILE", "maybe", "'maybe' is not one of"),
         ("BRINGUP_VLLM_ARGS", "--x 'open", "No closing quotation"),
     ],
 )
