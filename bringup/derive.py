@@ -5,8 +5,11 @@ One that cannot be made is named in `missing`; it never hides the run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from bringup import catalog, ledger, observe
@@ -17,6 +20,8 @@ from bringup.ready import Moments
 from bringup.server import Container
 
 CACHES = "/var/lib/bringup/cache"
+FACTORS = "/var/lib/bringup/run/caches-before.json"
+PYTHON = "/opt/venv/bin/python"
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -55,6 +60,8 @@ class Derived:
 def derive(evidence: Evidence, container: Container) -> Derived:
     """Make all three, each for itself."""
     made = Derived()
+    facts: dict[str, float | int | str] = {}
+    stages: list[ledger.Stage] = []
 
     def attempt(name: str, make: Callable[[], None]) -> None:
         try:
@@ -62,11 +69,64 @@ def derive(evidence: Evidence, container: Container) -> Derived:
         except Exception as e:  # noqa: BLE001, RUF100 - a fault of ours here is a finding, and the run is told
             made.missing.append(f"{name}.json ({type(e).__name__}: {e})")
 
-    attempt("ledger", lambda: _ledger(made, evidence, container))
+    reader = _part("bringup.timeline")
+    if reader:
+        attempt("timeline", lambda: _timeline(reader, made, evidence, facts, stages))
+        judge = _part("bringup.caches")
+        if judge:
+            attempt("caches", lambda: _caches(reader, judge, made, evidence, container))
+    attempt("ledger", lambda: _ledger(made, evidence, container, facts, stages))
     return made
 
 
-def _ledger(made: Derived, evidence: Evidence, container: Container) -> None:
+def _part(name: str) -> Any:
+    """A module of ours that this checkout may not have yet."""
+    return import_module(name) if find_spec(name) else None
+
+
+def _timeline(
+    reader: Any, made: Derived, evidence: Evidence, facts: dict[str, float | int | str], stages: list[ledger.Stage]
+) -> None:
+    """The timeline; what vLLM stated goes to `facts`, and the stages that were seen from end to end to `stages`."""
+    m = evidence.moments
+    anchors = reader.Anchors(
+        asked=m.asked, container_started=m.container_started, first_200=m.first_200, first_token=m.first_token
+    )
+    built = reader.build(reader.read_events(evidence.log), anchors)
+    made.timeline = built.to_dict()
+    facts |= built.facts
+    whole = (s for s in built.stages if s.begin is not None and s.end is not None)
+    stages.extend(ledger.Stage(s.name, s.begin, s.end) for s in whole)
+
+
+def _caches(reader: Any, judge: Any, made: Derived, evidence: Evidence, container: Container) -> None:
+    """Which cache was hit; the factors of the keys before the start and now, None where nobody can tell."""
+    events = reader.read_events(evidence.log)
+    made.caches = judge.judge(events, _factors_before(container), _factors_now(container)).to_dict()
+
+
+def _factors_before(container: Container) -> Any:
+    try:
+        return json.loads(container.copy_out(FACTORS))
+    except (BringupError, ValueError):
+        return None
+
+
+def _factors_now(container: Container) -> Any:
+    try:
+        code, output = container.execute([PYTHON, "-m", "bringup.inside.profile", "factors"])
+        return json.loads(output) if code == 0 else None
+    except (BringupError, ValueError):
+        return None
+
+
+def _ledger(
+    made: Derived,
+    evidence: Evidence,
+    container: Container,
+    facts: dict[str, float | int | str],
+    stages: list[ledger.Stage],
+) -> None:
     plan = evidence.plan
     model = catalog.load().get(plan.model)
     now, pids, serves = _look(evidence, container)
@@ -75,6 +135,8 @@ def _ledger(made: Derived, evidence: Evidence, container: Container) -> None:
         observation=replace(evidence.observed, pids=evidence.observed.pids | pids),
         serving=now if serves else None,
         after=None if serves else now,
+        facts=facts,
+        stages=stages,
         predicted=ledger.predict(model.shape, model.weights, plan.argv, evidence.card) if model else None,
         weights=model.weights if model else None,
         card=evidence.card,

@@ -142,7 +142,7 @@ def thinned(samples: list[Sample]) -> list[Sample]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a server that is about to end holds; `container` empty: nobody could look; `gpu` None: NVML tells nothing."""
+    """What a server that is about to end holds; `container` empty: nobody could look; `gpu` None: no NVML."""
 
     container: str = ""
     pids: frozenset[int] = frozenset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from bringup.errors import EvidenceMissing
 from bringup.ready import Moments
 from tests.unit.fakes import FakeContainer, state
 from tests.unit.samples import plan
+
+
+@pytest.fixture(autouse=True)
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger by itself."""
+    monkeypatch.setattr(derive, "_part", lambda _: None)
+
 
 ROWS = [{"PID": "7", "RSS": "2048"}]
 
@@ -70,6 +78,72 @@ def test_a_fault_of_ours_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     made = derive.derive(evidence(), FakeContainer(rows=ROWS))
     assert made.missing == ["ledger.json (KeyError: 'x')"]
     assert "ledger.json" not in made.files()
+
+
+# ---- the timeline and the caches feed it
+
+
+class Reader:
+    """Stands for bringup.timeline and bringup.caches."""
+
+    def __init__(self) -> None:
+        self.anchors: dict[str, Any] = {}
+        self.facts = {"weights_gib": 0.5, "kv_cache_gib": 1.0}
+        self.stages = [SimpleNamespace(name="load", begin=1.0, end=2.0), SimpleNamespace(name="x", begin=None, end=3.0)]
+        self.judged: tuple[Any, ...] = ()
+
+    def Anchors(self, **given: Any) -> None:  # noqa: N802
+        self.anchors = given
+
+    def read_events(self, text: str) -> list[str]:
+        return text.splitlines()
+
+    def build(self, events: list[str], _anchors: Any) -> Any:
+        if "broken" in events:
+            raise ValueError("no time")
+        return self
+
+    def judge(self, *given: Any) -> Any:
+        self.judged = given
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"made": True}
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    made = Reader()
+    monkeypatch.setattr(derive, "_part", lambda _: made)
+    return made
+
+
+OBSERVED = ledger.Observation((ledger.Sample(0.5, rss=1), ledger.Sample(1.5, rss=9), ledger.Sample(1.9, rss=5)))
+
+
+def test_what_vllm_stated_and_the_stages_go_into_the_ledger(reader: Reader) -> None:
+    given = evidence(log="a\nb", observed=OBSERVED, moments=Moments(asked=0.1, first_token=2.5))
+    made = derive.derive(given, FakeContainer(rows=ROWS, executed=(0, "[1]"), file=b"[2]"))
+    assert (made.missing, made.timeline, made.caches) == ([], {"made": True}, {"made": True})
+    assert reader.anchors == {"asked": 0.1, "container_started": None, "first_200": None, "first_token": 2.5}
+    assert reader.judged == (["a", "b"], [2], [1])
+    assert made.ledger is not None
+    assert {row["name"]: row["stated"] for row in made.ledger["rows"]}["KV cache"] == 2**30
+    assert made.ledger["growth_by_stage"] == [{"stage": "load", "bytes": 4}]
+    assert set(made.files()) == {"timeline.json", "ledger.json", "caches.json"}
+
+
+def test_a_timeline_that_cannot_be_made_is_missing_and_the_ledger_is_there(reader: Reader) -> None:
+    made = derive.derive(evidence(log="broken"), FakeContainer(rows=ROWS))
+    assert made.missing == ["timeline.json (ValueError: no time)"]
+    assert (made.timeline, made.ledger is not None) == (None, True)
+
+
+@pytest.mark.parametrize("file", [EvidenceMissing("no such file"), b"no json"])
+@pytest.mark.parametrize("executed", [EvidenceMissing("it is dead"), (1, "[1]"), (0, "no json")])
+def test_factors_that_nobody_can_tell_are_none(reader: Reader, file: Any, executed: Any) -> None:
+    derive.derive(evidence(), FakeContainer(rows=ROWS, file=file, executed=executed))
+    assert reader.judged == ([], None, None)
 
 
 def test_the_tables_have_a_dash_where_nothing_is_known() -> None:
