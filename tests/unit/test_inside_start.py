@@ -43,7 +43,7 @@ def prepare(baked: Baked, extra: tuple[str, ...] = (), **environ: str) -> Launch
 
 def test_the_command(baked: Baked) -> None:
     launch = prepare(baked, ("--seed", "1"), BRINGUP_MAX_MODEL_LEN="64", BRINGUP_VLLM_ARGS="--max-num-seqs 4")
-    assert launch.argv[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+    assert launch.argv[:3] == (sys.executable, "-m", "bringup.inside.serve")
     assert launch.argv[launch.argv.index("--max-model-len") + 1] == "64"
     assert launch.argv[-4:] == ("--max-num-seqs", "4", "--seed", "1")
 
