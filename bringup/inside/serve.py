@@ -134,12 +134,13 @@ def main(argv: list[str]) -> None:
         waiting = standby.start(option(argv, "--model"))
     if "gc" in on:
         gc.disable()
-    importlib.import_module("vllm.v1.engine.async_llm")
-    importlib.import_module(SERVER)
+    if on:
+        importlib.import_module("vllm.v1.engine.async_llm")
+        importlib.import_module(SERVER)
+        marks.reached("api imports")
     if "gc" in on:
         gc.freeze()  # what was imported stays, and need not be looked through again
         gc.enable()
-    marks.reached("api imports")
     if waiting:
         use_standby(waiting)
     if "overlap" in on:

@@ -205,6 +205,9 @@ def main(fd: int, directory: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until used; the API process decides when to stop
     channel = socket.socket(fileno=fd)
     marks.begin()
+    with suppress(ImportError):
+        # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
+        importlib.import_module("setproctitle").setproctitle("VLLM::standby")
     warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory)
     with channel:
         given = receive(channel)

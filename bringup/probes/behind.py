@@ -53,7 +53,8 @@ def process(server: Server) -> Finding:
     if server.container is None:
         return skipped(wanted, REMOTE)
     commands = [row.get("COMMAND") or row.get("CMD") or "" for row in server.container.top()]
-    api = [c for c in commands if "vllm.entrypoints" in c]
+    # The launcher is the API server's process; a person may have started vLLM's own module instead.
+    api = [c for c in commands if "bringup.inside.serve" in c or "vllm.entrypoints" in c]
     engine = [c for c in commands if "EngineCore" in c]
     if not api or not engine:
         return failed(wanted, f"{len(api)} API servers, {len(engine)} engines among {len(commands)} processes")

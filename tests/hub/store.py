@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -111,7 +112,7 @@ def _add(blobs: Path, path: str, content: bytes | Path) -> Entry:
             (blobs / sha256).symlink_to(content.resolve())
     else:
         size, sha256 = len(content), hashlib.sha256(content).hexdigest()
-        temp = blobs / f"{sha256}.{os.getpid()}"
+        temp = blobs / f"{sha256}.{os.getpid()}.{threading.get_ident()}"
         temp.write_bytes(content)
         temp.replace(blobs / sha256)
     lfs = size > LFS_FROM or PurePosixPath(path).suffix == ".safetensors"

@@ -110,8 +110,8 @@ def test_the_bundle_holds_what_the_server_said(served: Served) -> None:
     assert sample["model"] == MODEL
     assert sample["usage"]["completion_tokens"] > 5
     processes = (served.bundle / "vllm_process.txt").read_text()
-    assert "vllm.entrypoints" in processes
-    assert "EngineCore" in processes
+    assert "bringup.inside.serve" in processes
+    assert "VLLM::EngineCore" in processes
     assert "starting vLLM" in (served.bundle / "server.log").read_text()
     records = [json.loads(line) for line in (served.bundle / "server.jsonl").read_text().splitlines()]
     assert {"vllm", "bringup"} <= {r["logger"].split(".")[0] for r in records}

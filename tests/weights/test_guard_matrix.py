@@ -72,6 +72,7 @@ class Place:
             "BRINGUP_FLAVOUR": "cpu",
             "BRINGUP_MODEL": "tiny",
             "BRINGUP_BIND": "127.0.0.1",
+            "BRINGUP_LAUNCH": "plain",  # the stand-in has nothing to import beforehand
             "BRINGUP_STATE_DIR": str(tmp_path / "state"),
             "STAND_IN_REPO": REPO,
             "STAND_IN_COMMIT": self.commit,
