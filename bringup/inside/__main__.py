@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 
 from bringup.errors import BringupError
-from bringup.inside import events
-from bringup.inside.start import configure_logging, prepare
+from bringup.inside import events, marks, prefetch
+from bringup.inside.parts import parts
+from bringup.inside.start import Launch, configure_logging, prepare
 from bringup.inside.state import open_state
-from bringup.inside.supervise import supervise
+from bringup.inside.supervise import start_beside, supervise
 from bringup.inside.weights import Baked
 
 
@@ -49,19 +50,44 @@ def main(args: list[str], environ: dict[str, str]) -> int:
     log = make_logger(state.log if state else None)
     if state and state.problem:
         log.warning("%s", state.problem)
+    if state:
+        marks.begin(str(state.log))
+        marks.reached("entry")
     try:
         launch = prepare({**environ, **(state.environment if state else {})}, args[check:], Baked(), log)
+        if state is None:
+            launch.weights()
+            sys.stdout.write(json.dumps(launch.argv) + "\n")
+            return 0
+        return serve(configure_logging(launch, state.log, log), log)
     except BringupError as e:
         log.error("%s%s", e.message, f"; {e.hint}" if e.hint else "")
         for line in e.detail.splitlines():
             log.error("  %s", line)
         return int(e.exit_code)
-    if state is None:
-        sys.stdout.write(json.dumps(launch.argv) + "\n")
-        return 0
-    launch = configure_logging(launch, state.log, log)
+
+
+def serve(launch: Launch, log: logging.Logger) -> int:
+    """Start the server, with its weights checked before or meanwhile, and wait for its end.
+
+    Raises:
+        BringupError: the weights are not as locked.
+    """
+
+    def check() -> None:
+        launch.weights()
+        marks.reached("weights checked")
+
     log.info("starting vLLM: %s", " ".join(launch.argv[3:]))
-    return supervise(launch.argv, launch.environment, log)
+    if "prefetch" in parts(launch.environment):
+        prefetch.start()
+    if not launch.beside:
+        check()
+        marks.reached("server spawned")
+        return supervise(launch.argv, launch.environment, log)
+    marks.reached("server spawned")
+    child = start_beside(launch.argv, launch.environment, check)
+    return supervise(launch.argv, launch.environment, log, lambda *_: child)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """vLLM's OpenAI server, with what it does one after the other done side by side: `python -m bringup.inside.serve ARGS`.
 
-Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. Three things differ:
-a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, and no
-garbage is collected during imports. BRINGUP_LAUNCH=plain leaves all three out.
+Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. These things differ:
+a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, no
+garbage is collected during imports, and the model's class is looked at without another process. BRINGUP_LAUNCH=plain
+leaves them all out.
 """
 
 from __future__ import annotations
@@ -19,17 +20,11 @@ from concurrent.futures import Future
 from typing import Any
 
 from bringup.inside import marks, standby
+from bringup.inside.parts import parts
+from bringup.inside.supervise import GATE
 
 SERVER = "vllm.entrypoints.openai.api_server"
-PARTS = frozenset({"standby", "overlap", "gc"})
-GATE = "BRINGUP_GATE"  # number of a pipe's read end: one byte means that the weights are as locked
-
-
-def parts(word: str) -> frozenset[str]:
-    """What BRINGUP_LAUNCH leaves on: all by default, `plain` for nothing, or names with a comma between."""
-    if word in ("", "all"):
-        return PARTS
-    return PARTS & set(word.split(","))
+API = ("vllm.v1.engine.async_llm", SERVER)
 
 
 def option(argv: Sequence[str], name: str) -> str | None:
@@ -112,6 +107,17 @@ def overlap_tokenizer() -> None:
     client_class.make_async_mp_client = staticmethod(make_async_mp_client)
 
 
+def inspect_here() -> None:
+    """Look at the model's class in this process, whose engine is a process of its own in any case.
+
+    vLLM starts another process for that when its cache of such findings is empty: all the imports once more, 11 s on a
+    GPU host with a cold page cache. It does so in order not to open the GPU before a fork, and nothing is forked here.
+    """
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    if hasattr(registry, "_run_in_subprocess"):
+        registry._run_in_subprocess = lambda look: look()
+
+
 def fits(config: Any, loggers: Any) -> bool:
     """Whether the engine of this configuration may be started before its front end: one engine, text only."""
     parallel = config.parallel_config
@@ -126,17 +132,18 @@ def fits(config: Any, loggers: Any) -> bool:
 
 def main(argv: list[str]) -> None:
     """Serve."""
-    on = parts(os.environ.get("BRINGUP_LAUNCH", ""))
+    on = parts(os.environ)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # vLLM's command line does so a little later
     marks.begin()
     waiting = None
-    if "standby" in on and os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn":
+    spawns = os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    if "standby" in on and spawns:
         waiting = standby.start(option(argv, "--model"))
     if "gc" in on:
         gc.disable()
     if on:
-        importlib.import_module("vllm.v1.engine.async_llm")
-        importlib.import_module(SERVER)
+        for name in API:
+            importlib.import_module(name)
         marks.reached("api imports")
     if "gc" in on:
         gc.freeze()  # what was imported stays, and need not be looked through again
@@ -145,6 +152,8 @@ def main(argv: list[str]) -> None:
         use_standby(waiting)
     if "overlap" in on:
         overlap_tokenizer()
+    if "inspect" in on and spawns:
+        inspect_here()
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]

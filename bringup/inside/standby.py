@@ -154,16 +154,21 @@ def open_device() -> None:
         marks.reached("standby device" if ok else "standby without device")
 
 
+def of(flavour: str) -> tuple[str, ...]:
+    """What a flavour's engine imports besides `ENGINE`."""
+    return GPU if flavour == "gpu" else CPU
+
+
 def warm(flavour: str, directory: str) -> None:
     """Import, and open the device meanwhile; what cannot be had now, the engine will ask for itself and explain."""
     if flavour == "gpu":
         threading.Thread(target=open_device, name="device", daemon=True).start()
-    for name in (*ENGINE, *(GPU if flavour == "gpu" else CPU)):
+    for name in (*ENGINE, *of(flavour)):
         with suppress(ImportError):
             importlib.import_module(name)
-    if name := model_module(directory):
+    if module := model_module(directory):
         with suppress(ImportError):
-            importlib.import_module(name)
+            importlib.import_module(module)
     marks.reached("standby imports")
 
 

@@ -9,14 +9,25 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bringup import profile
 from bringup.errors import UsageError
 from bringup.inside import events, guard, marks
-from bringup.inside.weights import TOKENS, Baked, locked_model, model_name, provide, read_secret, read_token
+from bringup.inside.parts import parts
+from bringup.inside.weights import (
+    TOKENS,
+    Baked,
+    locked_model,
+    model_name,
+    place_of,
+    provide,
+    read_secret,
+    read_token,
+)
 from bringup.plan import is_loopback, server_argv
 from bringup.settings import Settings, from_environment
 
@@ -29,19 +40,23 @@ _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 @dataclass(frozen=True)
 class Launch:
-    """What the entry point starts. The API key is in `environment`, never in `argv`."""
+    """What the entry point starts. The API key is in `environment`, never in `argv`.
+
+    `weights` sees to it that the weights are there as locked, and raises what `provide` raises; `beside` says that the
+    server may be started meanwhile: it waits for the result before it reads any of them.
+    """
 
     argv: tuple[str, ...]
     environment: dict[str, str]
+    weights: Callable[[], None] = field(default=lambda: None, repr=False)  # it holds the Hub token
+    beside: bool = False
 
 
 def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log: logging.Logger) -> Launch:
-    """Check everything that can be checked before vLLM runs, cheapest first.
+    """Check everything that can be checked before vLLM runs, but for the weights' content.
 
     Raises:
         UsageError: a setting cannot be used, or the endpoint would be public without a key.
-        WeightsDiffer: the weights are not the locked ones.
-        BringupError: they are to be fetched first, and cannot be.
     """
     settings, flavour = _settings(environ, baked)
     settings = dataclasses.replace(settings, vllm_args=(*settings.vllm_args, *extra))
@@ -66,8 +81,12 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     if finding.unset:
         environment.pop(guard.VARIABLE, None)
     log.info("hf_transfer: %s", finding.reason)
-    provide(model, settings, baked, token, log)
-    return Launch((sys.executable, "-m", SERVER, *argv), environment)
+    return Launch(
+        (sys.executable, "-m", SERVER, *argv), environment,
+        weights=partial(provide, model, settings, baked, token, log),
+        # A volume that is to be filled first may take an hour: no server waits for that with the GPU in its hand.
+        beside="gate" in parts(environ) and place_of(model, settings, baked).is_dir(),
+    )  # fmt: skip
 
 
 def _settings(environ: Mapping[str, str], baked: Baked) -> tuple[Settings, str]:
@@ -139,4 +158,4 @@ def configure_logging(launch: Launch, log_file: Path, log: logging.Logger) -> La
     config.write_text(json.dumps(events.logging_config(log_file, launch.environment), indent=1), "utf-8")
     log.info("log records: %s", log_file)
     ours = {"VLLM_LOGGING_CONFIG_PATH": str(config), marks.VARIABLE: str(log_file)}
-    return Launch(launch.argv, {**launch.environment, **ours})
+    return dataclasses.replace(launch, environment={**launch.environment, **ours})

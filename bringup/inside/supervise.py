@@ -7,14 +7,18 @@ good order and exits 0 (seen with 0.32.0), and nobody could tell a dead server f
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Protocol
 
 from bringup.errors import Exit
 
+# Number of a pipe's read end, for `serve`: one byte means that the weights are as locked, its end that they are not.
+GATE = "BRINGUP_GATE"
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -31,6 +35,35 @@ class Child(Protocol):
 def start_server(argv: Sequence[str], environment: Mapping[str, str]) -> Child:
     """Start the server in a session of its own: tini signals our group, and the server is to get each signal once."""
     return subprocess.Popen(argv, env=environment, start_new_session=True)
+
+
+def start_beside(argv: Sequence[str], environment: Mapping[str, str], check: Callable[[], None]) -> Child:
+    """Start the server, which imports and then waits, and meanwhile check its weights.
+
+    Raises:
+        BringupError: what `check` raises; the server is gone then, and has read nothing of the weights.
+    """
+    reading, writing = os.pipe()
+    try:
+        child = subprocess.Popen(
+            argv, env={**environment, GATE: str(reading)}, pass_fds=(reading,), start_new_session=True
+        )
+    except OSError:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    try:
+        check()
+        with suppress(BrokenPipeError):  # it died meanwhile: whoever waits for it says so
+            os.write(writing, b"1")
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    finally:
+        os.close(writing)
+    return child
 
 
 def exit_code(code: int, asked: bool) -> tuple[int, str]:

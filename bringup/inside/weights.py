@@ -78,6 +78,13 @@ def locked_model(settings: Settings, baked: Baked) -> LockedModel:
     return locked[name]
 
 
+def place_of(model: LockedModel, settings: Settings, baked: Baked) -> Path:
+    """The directory of the model's files."""
+    if isinstance(settings.weights, Path):
+        return settings.weights
+    return (baked.volume if settings.weights == VOLUME else baked.models) / model.name
+
+
 def provide(model: LockedModel, settings: Settings, baked: Baked, token: str, log: logging.Logger) -> None:
     """See to it that the model's files are there, as locked.
 
@@ -86,9 +93,9 @@ def provide(model: LockedModel, settings: Settings, baked: Baked, token: str, lo
         BringupError: what `fetch` raises.
     """
     if settings.weights == VOLUME:
-        _fill(model, settings, baked.volume / model.name, token, log)
+        _fill(model, settings, place_of(model, settings, baked), token, log)
         return
-    directory = settings.weights if isinstance(settings.weights, Path) else baked.models / model.name
+    directory = place_of(model, settings, baked)
     if not directory.is_dir():
         raise UsageError(
             f"{directory} is not a directory in this container", hint=f"mount the weights of {model.name} there"

@@ -6,14 +6,18 @@ import hashlib
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from bringup.errors import UsageError, WeightsDiffer
 from bringup.inside import __main__ as entry
 from bringup.inside import guard, start
+from bringup.inside.parts import PARTS, parts
 from bringup.inside.start import Launch
+from bringup.inside.supervise import Child
 from bringup.inside.weights import Baked
 
 LOG = logging.getLogger("test.inside")
@@ -38,7 +42,9 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prepare(baked: Baked, extra: tuple[str, ...] = (), **environ: str) -> Launch:
     given = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_BIND": "127.0.0.1", **environ}
-    return start.prepare(given, extra, baked, LOG)
+    launch = start.prepare(given, extra, baked, LOG)
+    launch.weights()
+    return launch
 
 
 def test_the_command(baked: Baked) -> None:
@@ -195,13 +201,18 @@ def run_main(
 ) -> tuple[int, list[Launch]]:
     started: list[Launch] = []
 
-    def supervise(argv: tuple[str, ...], environment: dict[str, str], log: logging.Logger) -> int:
+    def beside(argv: tuple[str, ...], environment: dict[str, str], check: Callable[[], None]) -> Child:
+        check()
+        return cast("Child", None)
+
+    def supervise(argv: tuple[str, ...], environment: dict[str, str], log: logging.Logger, *_: Any) -> int:
         log.info("here")
         started.append(Launch(argv, environment))
         return 6
 
     monkeypatch.setattr(entry, "Baked", lambda: baked)
     monkeypatch.setattr(entry, "supervise", supervise)
+    monkeypatch.setattr(entry, "start_beside", beside)
     given = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_BIND": "127.0.0.1"}
     given["BRINGUP_STATE_DIR"] = str(tmp_path / "s")
     return entry.main(args, given | environ), started
@@ -212,7 +223,7 @@ def test_main_serves(baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert code == 6
     assert started[0].argv[-2:] == ("--seed", "3")
     entries = [json.loads(line) for line in (tmp_path / "s/run/server.jsonl").read_text().splitlines()]
-    assert {e["logger"] for e in entries} == {"bringup.inside"}
+    assert {e["logger"] for e in entries} == {"bringup.inside", "bringup.inside.marks"}
     assert entries[-1]["msg"] == "here"
 
 
@@ -224,7 +235,8 @@ def test_main_refuses_in_one_line(
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert said.err.startswith(f"bringup: the port is published on {ANYWHERE}")
-    assert json.loads((tmp_path / "s/run/server.jsonl").read_text())["level"] == "ERROR"
+    last = (tmp_path / "s/run/server.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["level"] == "ERROR"
 
 
 def test_main_lists_what_differs(
@@ -243,6 +255,35 @@ def test_check_only_looks(
     assert run_main(baked, tmp_path, monkeypatch, ["--check", "--seed", "3"]) == (0, [])
     assert json.loads(capsys.readouterr().out)[-2:] == ["--seed", "3"]
     assert not (tmp_path / "s").exists()
+
+
+def entries_of(tmp_path: Path) -> list[str]:
+    lines = (tmp_path / "s/run/server.jsonl").read_text().splitlines()
+    return [e["msg"] % tuple(e["args"]) if e["args"] else e["msg"] for e in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("word", ["all", "plain", "standby,gc"])
+def test_the_weights_are_checked_beside_the_imports_unless_told_otherwise(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    assert run_main(baked, tmp_path, monkeypatch, [], BRINGUP_LAUNCH=word)[0] == 6
+    said = entries_of(tmp_path)
+    spawned, checked = said.index("reached server spawned"), said.index("reached weights checked")
+    assert said.index("reached entry") < min(spawned, checked)
+    assert (spawned < checked) is (word == "all")
+
+
+def test_a_volume_that_is_not_there_is_filled_before_the_server_starts(baked: Baked) -> None:
+    given = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_MODEL": "tiny", "BRINGUP_BIND": "127.0.0.1"}
+    assert start.prepare(given, (), baked, LOG).beside
+    empty = Baked(baked.models, baked.lock, volume=baked.models / "empty")
+    assert not start.prepare(given | {"BRINGUP_WEIGHTS": "volume"}, (), empty, LOG).beside
+
+
+def test_parts() -> None:
+    assert parts({}) == parts({"BRINGUP_LAUNCH": "all"}) == PARTS
+    assert parts({"BRINGUP_LAUNCH": "plain"}) == frozenset()
+    assert parts({"BRINGUP_LAUNCH": "gc,standby,unheard-of"}) == {"gc", "standby"}
 
 
 def test_a_message_is_one_line() -> None:

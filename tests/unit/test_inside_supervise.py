@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 
+from bringup.errors import WeightsDiffer
 from bringup.inside import supervise
 
 
@@ -76,3 +80,57 @@ def test_the_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("ERROR", "vLLM died: it ended by itself (exit 0); the lines above say why")
     ]
+
+
+class FakePopen(FakeChild):
+    """Holds the gate's read end open, as the server it stands for would."""
+
+    made: list[FakePopen]
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], **given: Any) -> None:
+        super().__init__(0)
+        assert argv == ("server",)
+        assert given == {"pass_fds": (int(env[supervise.GATE]),), "start_new_session": True}
+        self.gate = os.dup(int(env[supervise.GATE]))
+        self.killed = False
+        self.made.append(self)
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def word(self) -> bytes:
+        try:
+            return os.read(self.gate, 9)
+        finally:
+            os.close(self.gate)
+
+
+@pytest.fixture
+def popen(monkeypatch: pytest.MonkeyPatch) -> list[FakePopen]:
+    FakePopen.made = []
+    monkeypatch.setattr(subprocess, "Popen", FakePopen)
+    return FakePopen.made
+
+
+def test_the_server_gets_the_word_after_the_check(popen: list[FakePopen]) -> None:
+    started: list[int] = []
+    child = supervise.start_beside(("server",), {"A": "b"}, lambda: started.append(len(popen)))
+    assert started == [1]
+    assert child is popen[0]
+    assert popen[0].word() == b"1"
+    assert not popen[0].killed
+
+
+def test_other_weights_end_the_server_without_the_word(popen: list[FakePopen]) -> None:
+    def check() -> None:
+        raise WeightsDiffer("no", hint="")
+
+    with pytest.raises(WeightsDiffer):
+        supervise.start_beside(("server",), {}, check)
+    assert popen[0].killed
+    assert popen[0].word() == b""
+
+
+def test_a_server_that_died_meanwhile_is_left_to_the_supervisor(popen: list[FakePopen]) -> None:
+    child = supervise.start_beside(("server",), {}, lambda: os.close(popen[0].gate))
+    assert child is popen[0]

@@ -70,7 +70,9 @@ def fetcher(monkeypatch: pytest.MonkeyPatch) -> Fetcher:
 
 def prepare(image: Baked, **environ: str) -> start.Launch:
     given = {"BRINGUP_FLAVOUR": "cpu", "BRINGUP_BIND": "127.0.0.1", "BRINGUP_MODEL": "hub-model", **environ}
-    return start.prepare(given, (), image, LOG)
+    launch = start.prepare(given, (), image, LOG)
+    launch.weights()
+    return launch
 
 
 # ---- which model
