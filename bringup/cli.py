@@ -16,19 +16,11 @@ from typing import Any
 import click
 
 from bringup import __version__, commands
-from bringup.commands import lock, models, standard, weights
+from bringup.commands import BUILD, FETCH, SERVE, WHERE, bench, lock, models, standard, weights
 from bringup.errors import BringupError, Exit
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
 from bringup.settings import Settings
-
-WHERE = ("project", "flavour", "model", "weights", "image", "bind", "port", "api_key_file", "api_key")
-FETCH = ("hf_endpoint", "hf_token_file", "hf_token", "transfer")
-SERVE = (
-    *WHERE, *FETCH, "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "stall_timeout",
-    "fetch_timeout", "timeout", "vllm_args",
-)  # fmt: skip
-BUILD = ("base", "find_links", "ca_file")
 
 
 class Interrupted(BaseException):
@@ -228,21 +220,12 @@ def plan(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
 
 @command
 @takes(*SERVE)
-def doctor(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+@doctor_command.facts
+@doctor_command.save_facts
+@doctor_command.in_image
+def doctor(watch: Any, settings: Settings, sources: dict[str, str], **how: Any) -> int:
     """Check the host before anything starts: what was found, what is needed, what to do."""
-    from bringup import workflow
-
-    run = workflow.prepare("doctor", settings, sources, watch)
-    records = workflow.examine(run)
-    watch.checks(records)
-    watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
-    watch.result([dataclasses.asdict(r) for r in records])
-    seen = {r.status for r in records}
-    if not run.host.engine.reachable:
-        return Exit.TARGET_UNAVAILABLE
-    if Status.FAIL in seen:
-        return Exit.CHECK_FAILED
-    return Exit.UNKNOWN if Status.UNKNOWN in seen else Exit.PASS
+    return doctor_command.diagnose(watch, settings, sources, **how)
 
 
 @cli.command()
@@ -258,5 +241,5 @@ def completion(shell: str) -> int:
     return Exit.PASS
 
 
-for part in (models.models, lock.lock, weights.weights):
+for part in (models.models, lock.lock, weights.weights, bench.bench):
     cli.add_command(part)

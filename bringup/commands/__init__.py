@@ -1,4 +1,4 @@
-"""What every command has, and the commands that need no engine: each module is one of them."""
+"""What every command has, and what several of them take; each module is a group of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ import click
 
 from bringup.lock import LOCK
 
+# Names of settings that several commands take.
+WHERE = ("project", "flavour", "model", "weights", "image", "bind", "port", "api_key_file", "api_key")
+FETCH = ("hf_endpoint", "hf_token_file", "hf_token", "transfer")
+SERVE = (
+    *WHERE, *FETCH, "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "stall_timeout",
+    "fetch_timeout", "timeout", "vllm_args",
+)  # fmt: skip
+BUILD = ("base", "find_links", "ca_file")
 STATE: dict[str, Any] = {}  # the console of the command that runs
 lock_option = click.option(
     "--lock", "path", default=LOCK, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
