@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from bringup import __version__, commands
-from bringup.commands import BUILD, FETCH, SERVE, WHERE, bench, lock, models, standard, weights
+from bringup.commands import BUILD, FETCH, SERVE, WHERE, bench, doctor, lock, models, standard, weights
 from bringup.errors import BringupError, Exit
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
@@ -218,16 +218,6 @@ def plan(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     return Exit.PASS
 
 
-@command
-@takes(*SERVE)
-@doctor_command.facts
-@doctor_command.save_facts
-@doctor_command.in_image
-def doctor(watch: Any, settings: Settings, sources: dict[str, str], **how: Any) -> int:
-    """Check the host before anything starts: what was found, what is needed, what to do."""
-    return doctor_command.diagnose(watch, settings, sources, **how)
-
-
 @cli.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
@@ -241,5 +231,5 @@ def completion(shell: str) -> int:
     return Exit.PASS
 
 
-for part in (models.models, lock.lock, weights.weights, bench.bench):
+for part in (models.models, lock.lock, weights.weights, bench.bench, doctor.doctor):
     cli.add_command(part)

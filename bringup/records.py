@@ -40,13 +40,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRecord:
-    """One look at the host before anything starts."""
+    """One look at the host before anything starts; `source`: where the signal and the need come from."""
 
     name: str
     status: Status
     found: str
     needed: str
     remedy: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
-from bringup.checks import engine, host
+from bringup.checks import engine, gpu, health, host
 from bringup.checks.facts import HostFacts, choose_flavour, gather, gather_engine_gpu
 from bringup.plan import Plan
 from bringup.records import CheckRecord
 
-__all__ = ["CHECKS", "HostFacts", "choose_flavour", "examine", "gather", "gather_engine_gpu"]
+__all__ = ["CHECKS", "SOURCES", "HostFacts", "choose_flavour", "examine", "gather", "gather_engine_gpu"]
 
 # By name, causes before what they cause: the first failure is the one to act on.
 CHECKS: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
@@ -18,14 +19,59 @@ CHECKS: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
     "buildx": engine.buildx,
     "architecture": engine.architecture,
     "cpu": host.cpu,
-    "gpu": host.gpu,
+    "gpu": gpu.gpu,
+    "driver": gpu.driver,
+    "capability": gpu.capability,
+    "devices": gpu.devices,
+    "runtime": gpu.runtime,
+    "toolkit": gpu.toolkit,
+    "torch": gpu.torch,
+    "vram": health.vram,
+    "mig": health.mig,
+    "compute-mode": health.compute_mode,
+    "ecc": health.ecc,
+    "remap": health.remap,
+    "xid": health.xid,
+    "throttle": health.throttle,
+    "temperature": health.temperature,
+    "pcie": health.pcie,
+    "persistence": health.persistence,
     "memory": host.memory,
     "disk": host.disk,
     "port": host.port,
     "image": engine.image,
 }
+# Where the signal comes from; after the semicolon, where the need does.
+SOURCES = {
+    "engine": "the engine's /info; the oldest that this project is tested with",
+    "compose": "`docker compose version`; v1 cannot reserve a GPU",
+    "buildx": "`docker buildx version`",
+    "architecture": "the engine's /info; the architecture of the locked wheels",
+    "cpu": "flags in /proc/cpuinfo; the instructions of vLLM's CPU build",
+    "gpu": "NVML nvmlInit, nvmlDeviceGetCount, nvmlDeviceGetHandleByIndex",
+    "driver": "NVML nvmlSystemGetDriverVersion; NVIDIA CUDA Compatibility, minor version compatibility",
+    "capability": "NVML nvmlDeviceGetCudaComputeCapability; torch._C._cuda_getArchFlags() of the locked wheel",
+    "devices": "/dev, NVML nvmlDeviceGetMinorNumber",
+    "runtime": "the engine's /info: Runtimes, DiscoveredDevices",
+    "toolkit": "`nvidia-ctk --version`; NVIDIA's bulletins on CVE-2024-0132, CVE-2025-23359, CVE-2025-23266",
+    "torch": "torch.cuda.is_available() and a sum, in a container of the image",
+    "vram": "NVML nvmlDeviceGetMemoryInfo, nvmlDeviceGetComputeRunningProcesses; vLLM's --gpu-memory-utilization",
+    "mig": "NVML nvmlDeviceGetMigMode, nvmlDeviceGetMigDeviceHandleByIndex",
+    "compute-mode": "NVML nvmlDeviceGetComputeMode",
+    "ecc": "NVML nvmlDeviceGetEccMode, nvmlDeviceGetTotalEccErrors",
+    "remap": "NVML nvmlDeviceGetRemappedRows, nvmlDeviceGetRetiredPagesPendingStatus",
+    "xid": "/dev/kmsg, NVML field GET_GPU_RECOVERY_ACTION; NVIDIA's Xid catalogue",
+    "throttle": "NVML nvmlDeviceGetCurrentClocksEventReasons",
+    "temperature": "NVML nvmlDeviceGetTemperature, nvmlDeviceGetMarginTemperature, nvmlDeviceGetTemperatureThreshold",
+    "pcie": "NVML nvmlDeviceGetCurrPcieLinkWidth, nvmlDeviceGetCurrPcieLinkGeneration and their maxima",
+    "persistence": "NVML nvmlDeviceGetPersistenceMode",
+    "memory": "/proc/meminfo and control groups; measured starts",
+    "disk": "free space of the engine's directory; measured builds",
+    "port": "listening on it for a moment",
+    "image": "the engine's image: architecture and labels",
+}
 
 
 def examine(facts: HostFacts, plan: Plan) -> tuple[CheckRecord, ...]:
-    """All checks, in order."""
-    return tuple(check(facts, plan) for check in CHECKS.values())
+    """All checks, in order, each with its source."""
+    return tuple(dataclasses.replace(check(facts, plan), source=SOURCES[name]) for name, check in CHECKS.items())

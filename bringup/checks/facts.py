@@ -4,23 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bringup.edge import gpu, host
+from bringup.edge import gpu, host, node
 from bringup.edge.docker import ContainerState, Engine, EngineFacts
 from bringup.edge.gpu import GpuState
 from bringup.edge.host import HostInfo, Memory
+from bringup.edge.node import NodeFacts
 from bringup.errors import BringupError
 from bringup.plan import SERVICE, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """The plan's image in the engine. `present` is None when the engine could not be asked; size in bytes."""
+    """The plan's image in the engine. `present` is None when the engine could not be asked; size in bytes.
+
+    `cuda`: the CUDA that its base says it has (CUDA_VERSION of NVIDIA's base images); torch's may be another.
+    """
 
     present: bool | None
     id: str = ""
     size: int | None = None
     architecture: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    cuda: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchFacts:
+    """What torch said in a container of the image with a GPU reserved.
+
+    `started`: the engine started it (None: it was not tried, `error` says why). `computes`: a sum on the GPU came out.
+    """
+
+    started: bool | None
+    error: str = ""
+    available: bool | None = None
+    computes: bool | None = None
+    torch: str | None = None
+    cuda: str | None = None
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +51,7 @@ class HostFacts:
     `local`: the engine runs on this host, so that memory, disk, CPU and ports seen here are the engine's.
     `disk_free`: bytes where the engine keeps images. `port_holder`: None when the plan's port is free.
     `own_container`: the running server of the plan's own project, if it is the one that holds the plan's port.
+    `node`: what there is around the GPUs. `torch`: None when it was not asked.
     """
 
     engine: EngineFacts
@@ -41,6 +63,8 @@ class HostFacts:
     port_holder: str | None
     image: ImageFacts
     own_container: ContainerState | None
+    node: NodeFacts = field(default_factory=NodeFacts)
+    torch: TorchFacts | None = None
 
 
 def gather_engine_gpu(engine: Engine) -> tuple[EngineFacts, GpuState]:
@@ -62,6 +86,7 @@ def gather(plan: Plan, engine: Engine, known: tuple[EngineFacts, GpuState] | Non
         port_holder=host.port_holder(plan.bind, plan.port),
         image=_image(plan, engine, engine_facts),
         own_container=_own_container(plan, engine, engine_facts),
+        node=node.read() if local and (gpu_state.available or plan.flavour == "gpu") else NodeFacts(),
     )
 
 
@@ -74,12 +99,15 @@ def _image(plan: Plan, engine: Engine, facts: EngineFacts) -> ImageFacts:
         return ImageFacts(present=None)
     if raw is None:
         return ImageFacts(present=False)
+    config = raw.get("Config") or {}
+    variables = dict(v.partition("=")[::2] for v in config.get("Env") or [])
     return ImageFacts(
         present=True,
         id=raw.get("Id", ""),
         size=raw.get("Size"),
         architecture=raw.get("Architecture"),
-        labels=dict((raw.get("Config") or {}).get("Labels") or {}),
+        labels=dict(config.get("Labels") or {}),
+        cuda=variables.get("CUDA_VERSION") or None,  # this one alone: an image's variables may hold anything
     )
 
 

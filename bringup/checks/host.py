@@ -1,10 +1,8 @@
-"""Checks of the machine: disk, memory, port, CPU and GPU. Pure."""
+"""Checks of the machine: disk, memory, port and CPU. Pure."""
 
 from __future__ import annotations
 
-from bringup.checks.engine import dotted, version
-from bringup.checks.facts import HostFacts, can_reserve_gpu
-from bringup.edge.gpu import GpuState
+from bringup.checks.facts import HostFacts
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
 
@@ -17,9 +15,6 @@ START_DISK = 1 * GIB
 # Bytes of host memory beside the weights: Python, torch and vLLM's processes. On a CPU they also hold the KV cache;
 # on a GPU there are the CUDA context, pinned buffers and the weights' page cache while they load.
 MEMORY = {"cpu": 4 * GIB, "gpu": 6 * GIB}
-MIN_DRIVER = (580,)  # the oldest branch that runs CUDA 13, which the gpu lock pins
-MIN_CAPABILITY = (7, 5)  # CUDA 13 has no code for anything older than Turing
-FREE_SHARE = 0.9  # vLLM claims this share of a GPU's memory unless told otherwise
 
 
 def gib(size: float) -> str:
@@ -111,78 +106,3 @@ def cpu(facts: HostFacts, plan: Plan) -> CheckRecord:
         )
     found = f"{facts.system.cpus} CPUs with AVX2" + (" and AVX-512" if facts.system.avx512 else ", no AVX-512")
     return CheckRecord(name="cpu", status=Status.PASS, found=found, needed=needed)
-
-
-def gpu(facts: HostFacts, plan: Plan) -> CheckRecord:
-    """A server on a GPU has one that works, a driver that runs its CUDA, and an engine that can pass it on."""
-    if plan.flavour != "gpu":
-        return CheckRecord(name="gpu", status=Status.SKIP, found="the server uses the CPU", needed="nothing")
-    state = facts.gpu
-    weights = plan.expect.weights_bytes
-    needed = f"a GPU of compute capability >= {dotted(MIN_CAPABILITY)}, driver >= {dotted(MIN_DRIVER)}"
-    needed += f", {gib(weights)} for the weights, an engine that can reserve it"
-    faults = _gpu_faults(facts, weights)
-    if faults:  # the first of those that are sure
-        status, found, remedy = next((f for f in faults if f[0] is Status.FAIL), faults[0])
-        return CheckRecord(name="gpu", status=status, found=found, needed=needed, remedy=remedy)
-    found = ", ".join(f"{g.name} ({gib(g.memory_total)}, {g.compute_capability})" for g in state.gpus)
-    found += f", driver {state.driver}"
-    busy = [g for g in state.gpus if g.memory_total - g.memory_used < FREE_SHARE * g.memory_total]
-    if busy and facts.own_container is None:
-        used = ", ".join(f"GPU {g.index}: {gib(g.memory_used)} in use" for g in busy)
-        return CheckRecord(
-            name="gpu",
-            status=Status.WARN,
-            found=f"{found}; {used}",
-            needed=needed,
-            remedy="stop what `nvidia-smi` shows, or lower `--gpu-memory-utilization` below the free share",
-        )
-    return CheckRecord(name="gpu", status=Status.PASS, found=found, needed=needed)
-
-
-def _gpu_faults(facts: HostFacts, weights: int) -> list[tuple[Status, str, str]]:
-    """What is wrong with the GPUs, the deepest cause first."""
-    state = facts.gpu
-    if not facts.local:
-        return [(Status.UNKNOWN, "the engine runs on another host", "look at `nvidia-smi` there")]
-    if not state.available:
-        return [(Status.FAIL, f"no NVIDIA driver answers (NVML: {state.error})", _driver_remedy(state.error))]
-    faults = []
-    if state.error:
-        faults.append((Status.FAIL, state.error, "look at `dmesg | grep Xid`; reset the GPU, reboot or replace it"))
-    if not state.gpus:
-        remedy = "look at `nvidia-smi -L` and `lspci | grep -i nvidia`"
-        faults.append((Status.FAIL, "the NVIDIA driver shows no GPU", remedy))
-    faults += _driver_faults(state)
-    old = [g for g in state.gpus if (version(g.compute_capability) or ()) < MIN_CAPABILITY]
-    if old:
-        found = ", ".join(f"{g.name} has compute capability {g.compute_capability}" for g in old)
-        faults.append((Status.FAIL, found, "use a GPU of the Turing generation or newer, or `--flavour cpu`"))
-    total = sum(g.memory_total for g in state.gpus)
-    if state.gpus and total < weights:
-        found = f"the weights take {gib(weights)}, the GPUs have {gib(total)}"
-        faults.append((Status.FAIL, found, "serve a smaller model, or use a GPU with more memory"))
-    if not facts.engine.reachable:
-        faults.append((Status.UNKNOWN, "the Docker Engine did not say", "make the check `engine` pass first"))
-    elif not can_reserve_gpu(facts.engine):
-        found = "the engine has neither the nvidia runtime nor CDI devices"
-        remedy = "install nvidia-container-toolkit, run `nvidia-ctk runtime configure --runtime=docker`, restart Docker"
-        faults.append((Status.FAIL, found, remedy))
-    return faults
-
-
-def _driver_faults(state: GpuState) -> list[tuple[Status, str, str]]:
-    numbers = version(state.driver)
-    if numbers is None:
-        return [(Status.UNKNOWN, f"a driver of version {state.driver!r}", "look at `nvidia-smi`")]
-    if numbers < MIN_DRIVER:
-        cuda = f" (runs CUDA {state.cuda} at most)" if state.cuda else ""
-        remedy = f"install the NVIDIA driver {dotted(MIN_DRIVER)} or newer and reboot"
-        return [(Status.FAIL, f"driver {state.driver}{cuda}", remedy)]
-    return []
-
-
-def _driver_remedy(error: str) -> str:
-    if "mismatch" in error.lower():
-        return "the driver was updated under a running kernel module: reboot, or reload the nvidia modules"
-    return "install the NVIDIA driver and see that `nvidia-smi` works, or use `--flavour cpu`"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bringup.edge import process
-from bringup.errors import EvidenceMissing, TargetUnavailable
+from bringup.errors import EvidenceMissing, NeverReady, TargetUnavailable
 
 if TYPE_CHECKING:
     import docker
@@ -200,6 +200,39 @@ class Engine:
             out = client.api.exec_start(made["Id"])
             code = client.api.exec_inspect(made["Id"])["ExitCode"]
         return (126 if code is None else int(code)), bytes(out).decode("utf-8", "replace")
+
+    def once(self, image: str, argv: list[str], *, driver: str, devices: list[str] | None) -> tuple[int, str]:
+        """Run a program in a container of its own, with a GPU reserved: exit code and standard output.
+
+        `driver` and `devices` are of the device request (`devices` None: any one GPU). The container has no network
+        and is gone afterwards.
+
+        Raises:
+            NeverReady: the engine could not start it; the message is the engine's own.
+            TargetUnavailable: no engine answers, or the program does not end.
+        """
+        import docker.types
+
+        client = self.client
+        ask = {"device_ids": devices} if devices else {"count": 1}
+        request = docker.types.DeviceRequest(driver=driver, capabilities=[["gpu"]], **ask)
+        with _answers():
+            container = client.containers.create(
+                image, entrypoint=argv[:1], command=argv[1:], device_requests=[request], network_mode="none",
+                read_only=True, tmpfs={"/tmp": "exec"}, cap_drop=["ALL"], security_opt=["no-new-privileges:true"],  # noqa: S108
+            )  # fmt: skip
+        try:
+            try:
+                with _answers():
+                    container.start()
+            except (EvidenceMissing, TargetUnavailable) as e:
+                raise NeverReady(e.message) from e
+            with _answers():
+                code = int(container.wait(timeout=self._timeout)["StatusCode"])
+                return code, bytes(container.logs(stdout=True, stderr=False)).decode("utf-8", "replace")
+        finally:
+            with _answers():
+                container.remove(force=True, v=True)
 
     def copy_out(self, container: str, path: str) -> bytes:
         """The bytes of one regular file in a container.

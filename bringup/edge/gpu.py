@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from bringup.edge import gpu_health
+from bringup.edge.gpu_health import GpuHealth
+
+NO_BINDINGS = "the Python package nvidia-ml-py is not installed"  # nothing is known of the driver then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,7 @@ class GpuFacts:
     memory_total: int
     memory_used: int
     compute_capability: str
+    health: GpuHealth = field(default_factory=GpuHealth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +34,15 @@ class GpuState:
     """All GPUs. `available`: the driver answered; `error`: what NVML could not tell, in its own words.
 
     A GPU that NVML counts but cannot read (lost, fallen off the bus) is missing from `gpus` and named in `error`.
-    `driver` and `cuda` (the newest that the driver runs) are version texts such as 580.95.05 and 13.0.
+    `driver` and `cuda` (the newest that the driver runs) are version texts such as 580.95.05 and 13.0; `count`: how
+    many GPUs NVML counts.
     """
 
     available: bool
     error: str = ""
     driver: str | None = None
     cuda: str | None = None
+    count: int | None = None
     gpus: tuple[GpuFacts, ...] = ()
 
 
@@ -52,7 +60,10 @@ def _nvml() -> Iterator[Any]:
 
 
 def _nvml_error() -> type[Exception]:
-    import pynvml
+    try:
+        import pynvml
+    except ImportError:
+        return ImportError  # which `_nvml` will raise
 
     error: type[Exception] = pynvml.NVMLError
     return error
@@ -67,18 +78,20 @@ def read() -> GpuState:
             number = int(nvml.nvmlSystemGetCudaDriverVersion_v2())  # 13010 is 13.1
             found: list[GpuFacts] = []
             wrong: list[str] = []
-            for index in range(nvml.nvmlDeviceGetCount()):
+            count = int(nvml.nvmlDeviceGetCount())
+            for index in range(count):
                 try:
                     found.append(_one(nvml, index))
                 except error as e:
                     wrong.append(f"GPU {index}: {e}")
     except error as e:
-        return GpuState(available=False, error=str(e))
+        return GpuState(available=False, error=NO_BINDINGS if isinstance(e, ImportError) else str(e))
     return GpuState(
         available=True,
         error="; ".join(wrong),
         driver=driver or None,
         cuda=f"{number // 1000}.{number % 1000 // 10}",
+        count=count,
         gpus=tuple(found),
     )
 
@@ -94,6 +107,7 @@ def _one(nvml: Any, index: int) -> GpuFacts:
         memory_total=int(memory.total),
         memory_used=int(memory.used),
         compute_capability=f"{major}.{minor}",
+        health=gpu_health.read(nvml, handle),
     )
 
 
