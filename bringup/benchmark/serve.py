@@ -257,7 +257,8 @@ def bench(run: Run, load: Load) -> tuple[RunRecord, dict[str, Any], Path]:
     }  # fmt: skip
     files: dict[str, str] = {}
     for index, streams in enumerate(load.streams):
-        began, argv = time.monotonic(), []
+        began = time.monotonic()
+        argv: list[str] = []
         try:
             # Another seed for each run: the prompts of one before it would lie in the server's prefix cache.
             with run.step(f"bench serve, {streams} streams, {load.asked(streams)} requests"):

@@ -48,7 +48,7 @@ def bench() -> None:
 @click.option("--num-warmups", type=click.IntRange(1), metavar="N",
               help="Requests before, not counted; by default as many as at once, and at least 2.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), metavar="N",
-              help="Of the random prompts; by default another each time, as known prompts come from the prefix cache.")  # fmt: skip
+              help="Of the random prompts; by default another each time, for the prefix cache's sake.")  # fmt: skip
 @click.option("--limit", type=click.FloatRange(1), default=1800, show_default=True, metavar="SECONDS",
               help="Deadline of one run.")  # fmt: skip
 def serve(watch: Any, settings: Settings, sources: dict[str, str], **load: Any) -> int:
