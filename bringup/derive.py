@@ -94,6 +94,7 @@ def _timeline(
     )
     built = reader.build(reader.read_events(evidence.log), anchors)
     made.timeline = built.to_dict()
+    made.tables.append(reader.stage_table(built))
     facts |= built.facts
     whole = (s for s in built.stages if s.begin is not None and s.end is not None)
     stages.extend(ledger.Stage(s.name, s.begin, s.end) for s in whole)

@@ -1,8 +1,9 @@
 """Lines of a log become events: our JSON lines, and vLLM's console text of any release from 0.11 to 0.33.
 
 Formats: server.jsonl is written by `bringup.inside.events`. The console's line is `LEVEL MM-DD HH:MM:SS [file:line]
-text` (vllm/logger.py), with `(Process pid=N)` before it: put there by vLLM's output wrapper until 0.30, by its formatter
-since 0.32, absent where somebody brought a formatter. `docker logs --timestamps` and `docker compose logs` add theirs.
+text` (vllm/logger.py), with `(Process pid=N)` before it: put there by vLLM's output wrapper until 0.30, by its
+formatter since 0.32, absent where somebody brought a formatter. `docker logs --timestamps` and `docker compose logs`
+add theirs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MARKS = "bringup.inside"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _COMPOSE = re.compile(r"^[\w.-]+ +\| ")
 _DOCKER = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d) ?")
-_PROCESS = re.compile(r"^\(([\w.-]+) pid=(\d+)\) ?")
+_PROCESS = re.compile(r"^\((?:([\w.-]+) )?pid=(\d+)\) ?")
 _RECORD = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL) (?:(\d\d-\d\d \d\d:\d\d:\d\d) )?\[([^\]]*)\] ?")
 _UVICORN = re.compile(r"^(DEBUG|INFO|WARNING|ERROR|CRITICAL): {2,}")
 _STANDARD = re.compile(r"%(?:\.\d+)?[sdrfgi]")
@@ -34,7 +35,7 @@ class Event:
     `t`: epoch seconds, None where the line has no time. `local`: `t` is the console's own time, in a year and time zone
     that the line does not tell (taken as 2000, UTC). `text`: the message; `msg`: its template and `args` its values, as
     far as the log has them (`exact`), else the text and nothing. `level` is empty for a bare line. `approximate`: the
-    line has no time, `t` is that of the line before.
+    line has no time, `t` is that of the line before (`points.timed` puts it there).
     """
 
     t: float | None = None
@@ -110,7 +111,11 @@ def _from_json(line: str) -> Event | None:
         t=t,
         pid=pid if isinstance(pid, int) else None,
         line=number if isinstance(number, int) else 0,
-        **{key: str(record.get(key, "")) for key in ("proc", "level", "logger", "func", "file")},
+        proc=str(record.get("proc", "")),
+        level=str(record.get("level", "")),
+        logger=str(record.get("logger", "")),
+        func=str(record.get("func", "")),
+        file=str(record.get("file", "")),
         msg=msg,
         args=args,
         text=_formatted(msg, args),
@@ -135,8 +140,8 @@ def _from_text(line: str) -> Event | None:
     if docker := _DOCKER.match(rest):
         t, rest = _moment(docker), rest[docker.end() :]
     proc, pid = "", None
-    if process := _PROCESS.match(rest):
-        proc, pid, rest = process[1], int(process[2][:18]), rest[process.end() :]
+    while process := _PROCESS.match(rest):  # twice where both the wrapper and the formatter put it there
+        proc, pid, rest = proc or process[1] or "", int(process[2][:18]), rest[process.end() :]
     level, file = "", ""
     if record := _RECORD.match(rest):
         level, file, rest = record[1], record[3], rest[record.end() :]

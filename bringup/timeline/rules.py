@@ -20,8 +20,8 @@ _VALUES = {"s": "(.*?)", "r": "(.*?)", "d": r"(-?\d+)", "f": r"(-?[\d.]+)", "g":
 class Form:
     """One wording: `text` is vLLM's template, empty where only `pattern` describes it.
 
-    `first`, `last`: the first and the last release of vLLM in which it was seen. `runner`: V1, V2 or CPU where only that
-    model runner says it.
+    `first`, `last`: the first and the last release of vLLM in which it was seen. `runner`: V1, V2 or CPU where only
+    that model runner says it.
     """
 
     text: str

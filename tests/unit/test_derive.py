@@ -103,6 +103,9 @@ class Reader:
             raise ValueError("no time")
         return self
 
+    def stage_table(self, _built: Any) -> derive.Table:
+        return "where the time went", ("stage",), [("load",)]
+
     def judge(self, *given: Any) -> Any:
         self.judged = given
         return self
@@ -127,6 +130,7 @@ def test_what_vllm_stated_and_the_stages_go_into_the_ledger(reader: Reader) -> N
     assert (made.missing, made.timeline, made.caches) == ([], {"made": True}, {"made": True})
     assert reader.anchors == {"asked": 0.1, "container_started": None, "first_200": None, "first_token": 2.5}
     assert reader.judged == (["a", "b"], [2], [1])
+    assert made.tables[0] == ("where the time went", ("stage",), [("load",)])
     assert made.ledger is not None
     assert {row["name"]: row["stated"] for row in made.ledger["rows"]}["KV cache"] == 2**30
     assert made.ledger["growth_by_stage"] == [{"stage": "load", "bytes": 4}]
