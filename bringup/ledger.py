@@ -20,6 +20,7 @@ NO_NVML = "NVML shows no memory of the server's processes"
 NO_RSS = "the container's processes were not seen from this host"
 CONTEXT = "CUDA context, other"
 MARGIN = "margin"
+LOAD = "model load"  # the stage's name in data/timeline.toml
 TOTAL = "total"
 AS_LOCKED = "weights of %s are as locked"  # how the entry point's record begins (bringup/inside/weights.py)
 PURPOSES = {
@@ -215,7 +216,7 @@ def _gpu_rows(seen: Seen) -> tuple[Row, ...]:
     # The load alone stands apart from its neighbours: the KV cache and the first graphs come within one sample.
     weights = Row(
         name="weights", predicted=round(made.weights + fit.LOADED) if made else None,
-        stated=_stated(seen, "weights_gib"), measured=grown.get("load"), note="measured: growth while they were loaded",
+        stated=_stated(seen, "weights_gib"), measured=grown.get(LOAD), note="measured: growth while they were loaded",
     )  # fmt: skip
     parts = (
         weights,

@@ -37,7 +37,7 @@ PROJECT = f"{SESSION}-updown"
 KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
 FILES = {
     "SHA256SUMS", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
-    "sample_response.json", "server.jsonl", "server.log", "vllm_process.txt",
+    "sample_response.json", "server.jsonl", "server.log", "timeline.json", "vllm_process.txt",
 }  # fmt: skip
 PASSING = ["reachable", "ready", "models", "completion", "chat", "streaming", "version", "process"]
 
@@ -125,6 +125,19 @@ def test_the_ledger_has_the_processes_memory_through_the_start(served: Served) -
     assert when["peak"]["rss"] >= when["serving"]["rss"] > 500 * 2**20, "two processes that have torch"
     assert when["serving"]["rss"] >= (when["serving"]["pss"] or 0)
     assert {(f["path"], f["verified"]) for f in made["files"]} >= {("model.safetensors", True), ("config.json", True)}
+
+
+def test_the_timeline_names_where_the_time_of_the_start_went(served: Served) -> None:
+    made = json.loads((served.bundle / "timeline.json").read_text())
+    whole = made["whole_seconds"]
+    path = [s for s in made["stages"] if s["path"]]
+    assert made["coverage"] >= 0.95
+    assert sum(s["seconds"] for s in path) + sum(g["seconds"] for g in made["gaps"]) == pytest.approx(whole, rel=0.01)
+    assert whole >= served.up.json()["started_to_first_token"]
+    assert {"container", "api-imports", "config", "model-load", "server-up", "first-token"} <= {s["id"] for s in path}
+    shown = bringup("timeline", "--json", str(served.bundle))
+    assert shown.code == 0, shown.err
+    assert (shown.json()["whole_seconds"], shown.json()["coverage"]) == (whole, made["coverage"])
 
 
 def test_verify_passes_again(served: Served) -> None:

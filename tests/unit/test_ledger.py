@@ -33,7 +33,7 @@ def sample_of(name: str) -> Seen:
     said = {r["msg"].split(" %")[0].rstrip("."): r for r in raw["said"]}
     samples = [Sample(raw["t0"] + t, (used,), {int(p): n for p, n in by.items()}) for t, used, by in raw["memory"]]
     first_token = raw["t0"] + raw["first_token_s"]
-    stages = [Stage("load", said["Loading model from scratch"]["t"], said["Model loading took"]["t"])]
+    stages = [Stage(ledger.LOAD, said["Loading model from scratch"]["t"], said["Model loading took"]["t"])]
     if "Graph capturing finished in" in said:
         end = said["Graph capturing finished in"]
         stages.append(Stage("graphs", end["t"] - end["args"][0], end["t"]))
@@ -161,7 +161,7 @@ def test_a_failed_start_has_what_was_seen() -> None:
     early = Observation(seen.observation.samples[:8], seen.observation.pids, "RuntimeError: x")
     made = ledger.make(replace(seen, observation=early, serving=None, facts={"weights_gib": 2.98}))
     assert (moments(made)["peak"].server, moments(made)["serving"].note) == (3848273920, "it does not serve")
-    assert moments(made)["peak"].stage == "load"
+    assert moments(made)["peak"].stage == ledger.LOAD
     assert "sampling ended early: RuntimeError: x" in made.unknown
 
 
@@ -187,13 +187,13 @@ def test_on_a_cpu_it_is_the_processes_memory() -> None:
     samples = (Sample(1.0), Sample(2.0, rss=5 * GIB), Sample(3.0, rss=3 * GIB))
     made = ledger.make(Seen(
         flavour="cpu", observation=Observation(samples), serving=Sample(4.0, rss=3 * GIB, pss=2 * GIB),
-        facts={"kv_cache_gib": 1.0}, stages=[Stage("load", 1.5, 2.5)], weights=4 * MIB,
+        facts={"kv_cache_gib": 1.0}, stages=[Stage(ledger.LOAD, 1.5, 2.5)], weights=4 * MIB,
     ))  # fmt: skip
     seen, when = rows(made), moments(made)
     assert (seen["weights"].predicted, seen["KV cache"].stated, seen["total"].measured) == (4 * MIB, GIB, 2 * GIB)
     assert "PSS" in seen["total"].note
     assert (when["before"].rss, when["before"].note) == (None, "no process yet")
-    assert (when["peak"].rss, when["peak"].stage, when["serving"].rss) == (5 * GIB, "load", 3 * GIB)
+    assert (when["peak"].rss, when["peak"].stage, when["serving"].rss) == (5 * GIB, ledger.LOAD, 3 * GIB)
     assert "weights: not stated by vLLM" in made.unknown
     assert [name for name, _, _ in ledger.breakdown(made)] == [
         "model weights", "compile cache", "KV cache", "all else", "total",
