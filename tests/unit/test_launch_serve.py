@@ -21,6 +21,9 @@ from bringup.inside.parts import PARTS, VARIABLE, parts
 from bringup.inside.supervise import GATE
 from tests.unit.launchfakes import fake_vllm, reached
 
+# runpy says that the module is imported already: it is, and that is the point
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
 ARGV = ["--model", "/m", "--port=8000", "--no-such", ""]
 SPAWN = [b"python", b"-c", b"from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=3, pipe_handle=4)"]
 
@@ -31,7 +34,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     logger = logging.getLogger("bringup.inside.marks")
     handlers, level = logger.handlers[:], logger.level
     monkeypatch.setattr(popen.Popen, "_launch", popen.Popen._launch)  # type: ignore[attr-defined]
-    monkeypatch.setattr(mp_util, "spawnv_passfds", mp_util.spawnv_passfds)  # type: ignore[attr-defined]
+    monkeypatch.setattr(mp_util, "spawnv_passfds", mp_util.spawnv_passfds)
     monkeypatch.setattr(sys, "argv", ["serve"])
     for name in (VARIABLE, GATE, "VLLM_WORKER_MULTIPROC_METHOD"):
         monkeypatch.setenv(name, "")  # so that what the start sets is undone
@@ -235,7 +238,7 @@ def spawned(log: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
         if process.name == "broken":
             raise OSError("no")
         argv = [*SPAWN, b"--multiprocessing-fork"] if process.forks else [b"tracker"]
-        self.pid = mp_util.spawnv_passfds(sys.executable.encode(), argv, [3, 4, 5])  # type: ignore[attr-defined]
+        self.pid = mp_util.spawnv_passfds(sys.executable.encode(), argv, [3, 4, 5])
 
     def spawn(path: bytes, argv: list[bytes], fds: list[int]) -> int:
         seen.append(argv)

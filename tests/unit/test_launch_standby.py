@@ -1,4 +1,4 @@
-"""The standby: what it is told reaches it whole, it becomes the engine's process, and what it does not fit it leaves."""
+"""The standby: what it is told reaches it whole, it becomes the engine's process, or it is left out."""
 
 from __future__ import annotations
 
