@@ -126,8 +126,13 @@ class Console:
     def checks(self, records: tuple[CheckRecord, ...]) -> None:
         """The table of the checks; a remedy under each one that is not fine."""
         table = _table("check", "", "found", "needed")
-        for r in records:
-            table.add_row(r.name, _mark(r.status), r.found, r.needed)
+        said: dict[tuple[str, ...], list[CheckRecord]] = {}
+        for r in records:  # one cause (no driver, no engine) keeps many checks from knowing anything: one row
+            one = (r.status, r.found, r.remedy) if r.status is Status.UNKNOWN else (r.name,)
+            said.setdefault(one, []).append(r)
+        for r, *others in said.values():
+            names, needed = ", ".join(x.name for x in (r, *others)), r.needed if not others else ""
+            table.add_row(names, _mark(r.status), r.found, needed)
             if r.remedy and r.status is not Status.PASS:
                 table.add_row("", "", f"-> {r.remedy}", "")
         self.rich.print(table)

@@ -10,7 +10,7 @@ from bringup.checks.facts import HostFacts, choose_flavour, gather, gather_engin
 from bringup.plan import Plan
 from bringup.records import CheckRecord
 
-__all__ = ["CHECKS", "SOURCES", "HostFacts", "choose_flavour", "examine", "gather", "gather_engine_gpu"]
+__all__ = ["CHECKS", "ON_GPU", "SOURCES", "HostFacts", "choose_flavour", "examine", "gather", "gather_engine_gpu"]
 
 # By name, causes before what they cause: the first failure is the one to act on.
 CHECKS: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
@@ -41,6 +41,10 @@ CHECKS: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
     "port": host.port,
     "image": engine.image,
 }
+# A server on a CPU has no business with these; that it uses none is what `gpu` says.
+ON_GPU = frozenset(
+    name for name, check in CHECKS.items() if name != "gpu" and check.__module__ in (gpu.__name__, health.__name__)
+)
 # Where the signal comes from; after the semicolon, where the need does.
 SOURCES = {
     "engine": "the engine's /info; the oldest that this project is tested with",
@@ -73,5 +77,6 @@ SOURCES = {
 
 
 def examine(facts: HostFacts, plan: Plan) -> tuple[CheckRecord, ...]:
-    """All checks, in order, each with its source."""
-    return tuple(dataclasses.replace(check(facts, plan), source=SOURCES[name]) for name, check in CHECKS.items())
+    """All checks that the plan's flavour has, in order, each with its source."""
+    asked = (name for name in CHECKS if plan.flavour == "gpu" or name not in ON_GPU)
+    return tuple(dataclasses.replace(CHECKS[name](facts, plan), source=SOURCES[name]) for name in asked)

@@ -67,7 +67,7 @@ def cuda_of(facts: HostFacts, plan: Plan) -> str | None:
     """
     if facts.torch is not None and facts.torch.cuda:
         return facts.torch.cuda
-    if not facts.image.present or facts.image.labels.get(LABEL_VLLM) == plan.expect.vllm_version:
+    if not facts.image.id or facts.image.labels.get(LABEL_VLLM) == plan.expect.vllm_version:
         return CUDA  # where none is seen, one will be built
     return facts.image.cuda
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bringup import fit, profile
 from bringup.checks.facts import HostFacts
 from bringup.checks.finding import Finding, absent, each, good, not_asked, per_gpu, record, untold
@@ -52,8 +54,9 @@ def vram(facts: HostFacts, plan: Plan) -> CheckRecord:
         if share > highest:
             remedy = f"lower `--gpu-memory-utilization` to {highest:.2f} or less: the CUDA context takes the rest"
             return Finding(Status.FAIL, found, remedy)
-        possible = (free - fit.CONTEXT) / card.memory_total
-        lower = f", or lower `--gpu-memory-utilization` to {possible - 0.005:.2f}" if possible > 0.02 else ""
+        possible = math.floor((free - fit.CONTEXT) / card.memory_total * 100) / 100
+        enough = possible * card.memory_total > weights
+        lower = f", or lower `--gpu-memory-utilization` to {possible:.2f}" if enough else ""
         return Finding(Status.FAIL, f"{found}; {_holders(card)}", f"end what holds the rest (`nvidia-smi`){lower}")
 
     return per_gpu("vram", needed, facts, plan, judge)

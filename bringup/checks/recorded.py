@@ -7,9 +7,10 @@ fields' names. It holds versions, sizes, names of programs and the image's label
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from bringup.checks.facts import HostFacts
 from bringup.errors import UsageError
@@ -61,10 +62,15 @@ def _unusable(name: str, why: str) -> UsageError:
     return UsageError(f"{name}: {why}", hint=_HINT, id="facts-unusable")
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _dataclass(kind: type[T], raw: Any, at: str) -> T:
     if not isinstance(raw, dict):
         raise _Wrong(f"{at}: an object is needed, not {_kind(raw)}")
-    hints = get_type_hints(kind)
+    hints = _hints(cast("Any", kind))
     if unknown := sorted(raw.keys() - hints.keys()):
         raise _Wrong(f"{at}.{unknown[0]} is not known")
     given = {name: _value(hints[name], value, f"{at}.{name}") for name, value in raw.items()}

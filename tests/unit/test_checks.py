@@ -12,6 +12,7 @@ import pytest
 from bringup import checks
 from bringup.catalog import VLLM_VERSION
 from bringup.checks import engine as engine_checks
+from bringup.checks import gpu as gpu_checks
 from bringup.checks import host as host_checks
 from bringup.checks.engine import version
 from bringup.checks.facts import HostFacts, ImageFacts
@@ -20,7 +21,7 @@ from bringup.edge.gpu import GpuFacts, GpuState
 from bringup.edge.host import HostInfo, Memory
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
-from tests.unit.samples import ENGINE, FACTS, GIB, GPU, H100, IMAGE, NO_ENGINE, NO_GPU, OWN, labels, plan
+from tests.unit.samples import ENGINE, FACTS, GIB, GPU, H100, IMAGE, NO_ENGINE, NO_GPU, NODE, OWN, labels, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PASS, WARN, FAIL, UNKNOWN, SKIP = Status
@@ -28,8 +29,9 @@ PASS, WARN, FAIL, UNKNOWN, SKIP = Status
 CPU_PLAN = plan()
 GPU_PLAN = plan("gpu")
 GPU_FACTS = replace(
-    FACTS, gpu=GPU, engine=replace(ENGINE, runtimes=("nvidia", "runc")), image=replace(IMAGE, labels=labels("gpu"))
-)
+    FACTS, gpu=GPU, engine=replace(ENGINE, runtimes=("nvidia", "runc")), image=replace(IMAGE, labels=labels("gpu")),
+    node=NODE,
+)  # fmt: skip
 
 
 def engine(**changes: Any) -> HostFacts:
@@ -53,7 +55,7 @@ def no_gpu(error: str) -> HostFacts:
 
 
 def gpus(*found: GpuFacts, **changes: Any) -> HostFacts:
-    return replace(GPU_FACTS, gpu=replace(GPU, gpus=found or (H100,), **changes))
+    return replace(GPU_FACTS, gpu=replace(GPU, gpus=found or (H100,), **{"count": len(found or (H100,))} | changes))
 
 
 def reserve(**changes: Any) -> HostFacts:
@@ -148,28 +150,37 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("cpu", ELSEWHERE, CPU_PLAN, UNKNOWN, "another host", "/proc/cpuinfo"),
     ("cpu", NO_AVX2, GPU_PLAN, SKIP, "uses a GPU", ""),
     ("gpu", GPU_FACTS, CPU_PLAN, SKIP, "uses the CPU", ""),
-    ("gpu", GPU_FACTS, GPU_PLAN, PASS, "NVIDIA H100 (80.0 GiB, 9.0), driver 580.95.05", ""),
-    ("gpu", reserve(gpu_devices=("nvidia.com/gpu=0",)), GPU_PLAN, PASS, "NVIDIA H100", ""),
-    ("gpu", reserve(), GPU_PLAN, FAIL, "neither the nvidia runtime nor CDI", "nvidia-container-toolkit"),
+    ("gpu", GPU_FACTS, GPU_PLAN, PASS, "NVIDIA H100 (80.0 GiB, 9.0)", ""),
     ("gpu", no_gpu(NO_GPU.error), GPU_PLAN, FAIL, "NVML Shared Library Not Found", "install the NVIDIA driver"),
     ("gpu", no_gpu("Driver/library version mismatch"), GPU_PLAN, FAIL, "mismatch", "reboot"),
-    ("gpu", replace(GPU_FACTS, gpu=replace(GPU, gpus=())), GPU_PLAN, FAIL, "shows no GPU", "nvidia-smi -L"),
+    ("gpu", replace(GPU_FACTS, gpu=replace(GPU, gpus=(), count=0)), GPU_PLAN, FAIL, "shows no GPU", "nvidia-smi -L"),
     ("gpu", gpus(error="GPU 1: GPU is lost"), GPU_PLAN, FAIL, "GPU 1: GPU is lost", "Xid"),
-    ("gpu", gpus(driver="570.211.01", cuda="12.8"), GPU_PLAN, FAIL, "570.211.01 (runs CUDA 12.8", "580"),
-    ("gpu", gpus(driver="580"), GPU_PLAN, PASS, "driver 580", ""),
-    ("gpu", gpus(driver=None), GPU_PLAN, UNKNOWN, "None", "nvidia-smi"),
-    ("gpu", replace(gpus(driver=None), engine=ENGINE), GPU_PLAN, FAIL, "neither", "nvidia-container-toolkit"),
-    ("gpu", gpus(replace(H100, name="Tesla V100", compute_capability="7.0")), GPU_PLAN, FAIL, "Tesla V100", "Turing"),
-    ("gpu", gpus(replace(H100, compute_capability="7.5")), GPU_PLAN, PASS, "7.5", ""),
-    ("gpu", gpus(replace(H100, compute_capability="10.0")), GPU_PLAN, PASS, "10.0", ""),
-    ("gpu", GPU_FACTS, plan("gpu", weights=80 * GIB), PASS, "80.0 GiB", ""),
-    ("gpu", gpus(replace(H100, memory_total=10 * GIB, memory_used=GIB)), GPU_PLAN, PASS, "10.0 GiB", ""),
-    ("gpu", GPU_FACTS, plan("gpu", weights=81 * GIB), FAIL, "take 81.0 GiB, the GPUs have 80.0 GiB", "smaller model"),
-    ("gpu", gpus(H100, replace(H100, index=1)), plan("gpu", weights=81 * GIB), PASS, "NVIDIA H100", ""),
-    ("gpu", gpus(replace(H100, memory_used=20 * GIB)), GPU_PLAN, WARN, "GPU 0: 20.0 GiB in use", "nvidia-smi"),
-    ("gpu", replace(gpus(replace(H100, memory_used=20 * GIB)), own_container=OWN), GPU_PLAN, PASS, "NVIDIA H100", ""),
+    ("gpu", gpus(count=2), GPU_PLAN, FAIL, "1 of 2 GPUs can be read", "Xid"),
+    ("gpu", gpus(count=None), GPU_PLAN, UNKNOWN, "does not count", "nvidia-smi -L"),
     ("gpu", replace(GPU_FACTS, local=False), GPU_PLAN, UNKNOWN, "another host", "nvidia-smi"),
-    ("gpu", replace(GPU_FACTS, engine=NO_ENGINE), GPU_PLAN, UNKNOWN, "did not say", "engine"),
+    ("runtime", GPU_FACTS, GPU_PLAN, PASS, "the nvidia runtime", ""),
+    ("runtime", reserve(gpu_devices=("nvidia.com/gpu=0",)), GPU_PLAN, PASS, "CDI devices nvidia.com/gpu=0", ""),
+    ("runtime", reserve(), GPU_PLAN, FAIL, "neither the nvidia runtime nor CDI", "nvidia-container-toolkit"),
+    ("runtime", replace(GPU_FACTS, engine=NO_ENGINE), GPU_PLAN, UNKNOWN, "did not say", "engine"),
+    ("driver", GPU_FACTS, GPU_PLAN, PASS, "driver 580.95.05 (CUDA 13.0)", ""),
+    ("driver", gpus(driver="570.211.01", cuda="12.8"), GPU_PLAN, FAIL, "570.211.01 (CUDA 12.8)", "580"),
+    ("driver", gpus(driver="580"), GPU_PLAN, PASS, "driver 580", ""),
+    ("driver", gpus(driver="579.99"), GPU_PLAN, FAIL, "driver 579.99", "580"),
+    ("driver", gpus(driver=None), GPU_PLAN, UNKNOWN, "None", "nvidia-smi"),
+    ("capability", gpus(replace(H100, name="Tesla V100", compute_capability="7.0")), GPU_PLAN, FAIL, "V100", "Turing"),
+    ("capability", gpus(replace(H100, compute_capability="7.5")), GPU_PLAN, WARN, "7.5: no bfloat16", "float16"),
+    ("capability", gpus(replace(H100, compute_capability="8.9")), GPU_PLAN, PASS, "8.9", ""),
+    ("capability", gpus(replace(H100, compute_capability="10.3")), GPU_PLAN, PASS, "10.3", ""),
+    ("capability", gpus(replace(H100, compute_capability="11.0")), GPU_PLAN, FAIL, "11.0", "wheels"),
+    ("capability", gpus(replace(H100, compute_capability="?")), GPU_PLAN, UNKNOWN, "?", "compute_cap"),
+    ("vram", GPU_FACTS, plan("gpu", weights=73 * GIB), PASS, "79.5 GiB free of 80.0 GiB; vLLM claims 73.6", ""),
+    ("vram", GPU_FACTS, plan("gpu", weights=74 * GIB), FAIL, "the weights take 74.0 GiB", "smaller model"),
+    ("vram", gpus(H100, H100), plan("gpu", weights=81 * GIB), FAIL, "the weights take 81.0 GiB", "smaller model"),
+    ("vram", gpus(H100, H100), plan("gpu", weights=81 * GIB, vllm_args=("--tensor-parallel-size", "2")), PASS, "", ""),
+    ("vram", gpus(replace(H100, memory_used=20 * GIB)), GPU_PLAN, FAIL, "60.0 GiB free", "to 0.74"),
+    ("vram", gpus(replace(H100, memory_used=20 * GIB)), plan("gpu", gpu_memory_utilization=0.74), PASS, "59.2", ""),
+    ("vram", replace(gpus(replace(H100, memory_used=20 * GIB)), own_container=OWN), GPU_PLAN, PASS, "own server", ""),
+    ("vram", gpus(replace(H100, memory_used=0)), plan("gpu", gpu_memory_utilization=1.0), FAIL, "80.0", "0.99 or less"),
 ]  # fmt: skip
 
 
@@ -202,7 +213,7 @@ def test_the_place_of_the_disk_is_named() -> None:
 
 
 def test_every_check_is_seen_passing_and_not_passing() -> None:
-    for name in checks.CHECKS:
+    for name in checks.CHECKS.keys() - checks.ON_GPU:  # those of a GPU: test_hosts
         seen = {status for case, _, _, status, _, _ in CASES if case == name}
         assert PASS in seen, name
         assert {FAIL, UNKNOWN} <= seen, name
@@ -210,9 +221,9 @@ def test_every_check_is_seen_passing_and_not_passing() -> None:
 
 def test_a_good_host_passes_everything_that_concerns_it() -> None:
     on_cpu = {r.name: r.status for r in checks.examine(FACTS, CPU_PLAN)}
-    assert on_cpu == {name: SKIP if name == "gpu" else PASS for name in checks.CHECKS}
+    assert on_cpu == {name: SKIP if name == "gpu" else PASS for name in checks.CHECKS if name not in checks.ON_GPU}
     on_gpu = {r.name: r.status for r in checks.examine(GPU_FACTS, GPU_PLAN)}
-    assert on_gpu == {name: SKIP if name == "cpu" else PASS for name in checks.CHECKS}
+    assert on_gpu == {name: SKIP if name in ("cpu", "torch") else PASS for name in checks.CHECKS}
 
 
 NOTHING = HostFacts(
@@ -265,6 +276,18 @@ def test_the_labels_are_those_that_the_build_writes() -> None:
     written = dict(re.findall(r'^\s*"(dev\.bringup\.[\w.-]+)"\s*=\s*(\S+)', bake, re.MULTILINE))
     assert {engine_checks.LABEL_FLAVOUR, engine_checks.LABEL_MODEL, engine_checks.LABEL_VLLM} <= written.keys()
     assert written[engine_checks.LABEL_VLLM] == f'"{VLLM_VERSION}"'
+
+
+def test_the_cuda_is_that_of_the_lock() -> None:
+    lock = (ROOT / "locks" / "gpu.lock").read_text("utf-8")
+    (toolkit,) = set(re.findall(r"^cuda-toolkit==([\d.]+)", lock, re.MULTILINE))
+    assert toolkit.startswith(f"{gpu_checks.CUDA}.")
+    assert re.search(r"^torch==2\.13\.0 ", lock, re.MULTILINE), "ARCHITECTURES are those of this torch: ask the new one"
+
+
+def test_every_check_has_a_source() -> None:
+    assert checks.SOURCES.keys() == checks.CHECKS.keys()
+    assert all(checks.SOURCES.values())
 
 
 def test_needs_are_known_for_every_flavour() -> None:

@@ -68,7 +68,7 @@ def test_a_run_becomes_json_and_keeps_everything() -> None:
     run = RunRecord(
         tool_version="1", command="up", started="a", finished="b", verdict=Verdict.PASS, plan={"port": 8000}, host={},
         image={}, container={},
-        checks=(CheckRecord(name="disk", status=Status.WARN, found="f", needed="n", remedy="r"),),
+        checks=(CheckRecord(name="disk", status=Status.WARN, found="f", needed="n", remedy="r", source="s"),),
         steps=(StepRecord(name="up", seconds=1.5),),
         probes=(ProbeRecord(name="p", status=Status.PASS, expected="e", found="f", seconds=0.25, data={"bytes": 7}),),
         started_to_first_token=12.5,
@@ -76,7 +76,8 @@ def test_a_run_becomes_json_and_keeps_everything() -> None:
     again = json.loads(json.dumps(run.to_dict()))
     assert again.keys() == {f.name for f in dataclasses.fields(RunRecord)}
     assert (again["schema"], again["verdict"], again["started_to_first_token"]) == (SCHEMA, "pass", 12.5)
-    assert again["checks"] == [{"name": "disk", "status": "warn", "found": "f", "needed": "n", "remedy": "r"}]
+    check = {"name": "disk", "status": "warn", "found": "f", "needed": "n", "remedy": "r", "source": "s"}
+    assert again["checks"] == [check]
     assert again["steps"] == [{"name": "up", "seconds": 1.5, "detail": ""}]
     assert again["probes"][0]["status"] == "pass"
     assert again["probes"][0]["data"] == {"bytes": 7}
