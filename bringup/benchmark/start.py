@@ -146,7 +146,7 @@ def bench(run: Run, asked: Asked) -> tuple[RunRecord, dict[str, Any], Path]:
             _once(run, target, number, asked, raw_image, root, report)
         report["error"] = ""
     except BringupError as e:
-        report["error"] = f"start {len(report['starts']) + 1} of {len(kinds)}: {e.line}"
+        report["error"] = f"start {number} of {len(kinds)}: {e.line}"
         raise
     finally:
         try:
@@ -252,12 +252,15 @@ def _conclude(run: Run, raw_image: dict[str, Any], report: dict[str, Any], root:
         "bench-start.json": artifacts.as_json(report), "record.json": artifacts.as_json(record.to_dict()),
     }  # fmt: skip
     try:
-        return record, artifacts.write(root / "summary", files, [key] if (key := api_key(run.settings)) else [])
+        bundle = artifacts.write(root / "summary", files, [key] if (key := api_key(run.settings)) else [])
     except BringupError as e:
         if not report["error"]:
             raise
         run.watch.say(f"there is no summary: {e.message}")
         return record, root
+    if report["error"]:
+        run.watch.say(f"the benchmark is not whole ({report['error']}); what there is: {bundle}")
+    return record, bundle
 
 
 def _show(run: Run, report: dict[str, Any], groups: dict[str, dict[str, Spread]]) -> None:
@@ -270,15 +273,20 @@ def _show(run: Run, report: dict[str, Any], groups: dict[str, dict[str, Spread]]
         run.watch.table("by kind", GROUPS, group_rows(groups))
     for what, ratio in report["warm_to_cold"].items():
         run.watch.say(f"warm / cold, medians, to {TITLES[what]}: {ratio:.2f}")
-    if report["error"]:
-        run.watch.say(f"the benchmark is not whole ({report['error']})")
 
 
 def row(start: dict[str, Any]) -> tuple[str, ...]:
     """One start for people."""
-    caches = ", ".join(f"{name} {verdict}" for name, verdict in start["caches"].items()) or "-"
     return (f"{start['number']} {start['kind']}", start["status"], seconds(start[READY]), seconds(start[TOKEN]),
-            start["page_cache"], caches)  # fmt: skip
+            start["page_cache"].partition(":")[0], told(start["caches"]))  # fmt: skip
+
+
+def told(caches: dict[str, str]) -> str:
+    """The caches by what was found of them; those that were hit or missed by name."""
+    by = {v: [name for name, verdict in caches.items() if verdict == v] for v in dict.fromkeys(caches.values())}
+    named = [f"{v} {', '.join(by[v])}" for v in ("hit", "miss") if v in by]
+    counted = [f"{len(names)} {v}" for v, names in by.items() if v not in ("hit", "miss")]
+    return "; ".join([*named, *counted]) or "-"
 
 
 def group_rows(groups: dict[str, dict[str, Spread]]) -> list[tuple[str, ...]]:

@@ -271,6 +271,38 @@ def test_with_the_key_verify_passes(again: Served) -> None:
     assert done.code == 0, done.err
 
 
+def test_bench_serve_measures_it_by_vllms_own_client_and_with_the_key(again: Served, figures: list[str]) -> None:
+    load = ("--max-concurrency", "1,4", "--num-prompts", "8", "--random-input-len", "32", "--random-output-len", "16")
+    key = str(again.artifacts.parent / "key")
+    done = bringup(
+        "bench", "serve", "--json", *again.where, *load, "--artifacts", str(again.artifacts), "--api-key-file", key
+    )
+    assert done.code == 0, done.err
+    made = done.json()
+    assert [(r["status"], r["completed"], r["output_tokens"]) for r in made["runs"]] == [("pass", 8, 128)] * 2
+    bundle = Path(made["bundle"])
+    assert subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=bundle, check=False).returncode == 0
+    for run in made["runs"]:
+        raw = json.loads((bundle / f"bench-serve-{run['streams']}.json").read_text())
+        assert (raw["completed"], raw["num_prompts"], raw["max_concurrency"]) == (8, 8, run["streams"])
+        assert raw["input_lens"] == [32] * 8
+        assert raw["request_throughput"] == pytest.approx(8 / raw["duration"])
+    assert [p.name for p in bundle.iterdir() if KEY in p.read_text()] == []
+    assert KEY not in done.out + done.err
+    one, four = made["runs"]
+    figures.append(
+        f"bench serve, tokens/s at 4 streams / at 1: {four['output_tokens_per_s'] / one['output_tokens_per_s']:.2f}"
+    )
+
+
+def test_bench_start_keeps_away_from_a_server_that_runs(again: Served, engine: docker.DockerClient) -> None:
+    (before,) = containers(engine, PROJECT)
+    done = bringup("bench", "start", "--json", "-n", "1", *again.where, "--artifacts", str(again.artifacts))
+    assert (done.code, done.json()["id"]) == (3, "server-running"), done.err
+    (after,) = containers(engine, PROJECT)
+    assert (after.id, after.status) == (before.id, "running")
+
+
 def test_the_key_stands_nowhere(again: Served, engine: docker.DockerClient) -> None:
     (container,) = containers(engine, PROJECT)
     key_file = str(again.artifacts.parent / "key")
