@@ -325,6 +325,9 @@ def test_the_engine_starts_while_the_tokenizer_loads(llm: Any, log: Path) -> Non
     assert isinstance(made.renderer, llm.Renderer)
     assert made.engine_core.config is given
     assert sorted(module().told, key=str) == [("engine", "uniproc", True), "renderer", "warmup"]
+    for thread in threading.enumerate():
+        if thread.name == "tokenizer":
+            thread.join(60)  # its mark is the last that it does
     seen = reached(log)
     assert seen[:2] == ["api imports", "config made"]
     assert {"engine ready", "tokenizer"} <= set(seen)
