@@ -137,18 +137,22 @@ def pattern_of(template: str) -> str:
     for kind, literal in zip(parts[1::2], parts[2::2], strict=True):
         value = _VALUES[kind]
         made += (value if literal or kind != "s" else value.replace("*?", "*")) + re.escape(literal)
-    return made
+    last = r"\ (.*)"
+    return f"{made.removesuffix(last)}(?:{last})?" if made.endswith(last) else made  # quoted without its value
 
 
 def matches(events: Iterable[Event], rules: Iterable[Rule]) -> list[Match]:
     """Every event that a rule knows, in the log's order; one event may be known to several rules."""
     wanted = tuple(rules)
     found = []
+    strange = set()  # templates that no rule knows: a server that ran for weeks has few of them, very often
     for index, event in enumerate(events):
-        for rule in wanted:
-            made = _match(index, event, rule)
-            if made:
-                found.append(made)
+        if event.exact and event.msg in strange:
+            continue
+        made = [m for rule in wanted if (m := _match(index, event, rule))]
+        if not made and event.exact and not event.msg.startswith("%"):  # "%s" alone can be anything
+            strange.add(event.msg)
+        found += made
     return found
 
 
