@@ -104,6 +104,8 @@ def _caches(reader: Any, judge: Any, made: Derived, evidence: Evidence, containe
     """Which cache was hit; the factors of the keys before the start and now, None where nobody can tell."""
     events = reader.read_events(evidence.log)
     made.caches = judge.judge(events, _factors_before(container), _factors_now(container)).to_dict()
+    rows: list[tuple[str, ...]] = [(c["name"], str(c["verdict"]), c["why"]) for c in made.caches.get("caches", [])]
+    made.tables.append(("caches", ("cache", "verdict", "why"), rows))
 
 
 def _factors_before(container: Container) -> Any:

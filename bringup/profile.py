@@ -57,6 +57,10 @@ def environment(profile: str, flavour: str) -> dict[str, str]:
     """Variables of vLLM for a profile; one that is set already wins.
 
     VLLM_ENABLE_STARTUP_PLAN (0.26 and newer) lets a start take the size of its KV cache from the start before it; vLLM
-    uses it only if the same key fits and at least as much GPU memory is free.
+    uses it only if the same key fits and at least as much GPU memory is free. VLLM_USE_AOT_COMPILE: on a CPU 0.32 saves
+    a compiled model that it then refuses to load ("'function' object has no attribute 'finalize_loading'"), under a key
+    that keeps torch's own cache from being hit; without it that cache is hit.
     """
-    return {"VLLM_ENABLE_STARTUP_PLAN": "1"} if flavour == "gpu" and profile != EAGER else {}
+    if profile == EAGER:
+        return {}
+    return {"VLLM_ENABLE_STARTUP_PLAN": "1"} if flavour == "gpu" else {"VLLM_USE_AOT_COMPILE": "0"}

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from bringup.errors import BringupError
-from bringup.inside import events, marks, prefetch
+from bringup.inside import events, marks, prefetch, warm
 from bringup.inside.parts import parts
 from bringup.inside.start import Launch, configure_logging, prepare
 from bringup.inside.state import open_state
@@ -59,7 +59,9 @@ def main(args: list[str], environ: dict[str, str]) -> int:
             launch.weights()
             sys.stdout.write(json.dumps(launch.argv) + "\n")
             return 0
-        return serve(configure_logging(launch, state.log, log), log)
+        launch = configure_logging(launch, state.log, log)
+        warm.before_start(launch.argv, launch.environment, state.directory, log)
+        return serve(launch, log)
     except BringupError as e:
         log.error("%s%s", e.message, f"; {e.hint}" if e.hint else "")
         for line in e.detail.splitlines():

@@ -22,6 +22,8 @@ REDACTED = "[redacted]"
 
 # vLLM's own format (vllm/logger.py of the locked version), so that the console reads as if nothing was configured.
 _VLLM_FORMAT = "(%(vllm_process_name)s pid=%(process)d) %(levelname)s %(asctime)s [%(fileinfo)s:%(lineno)d] %(message)s"
+# Torch tells at INFO whether its cache of compiled graphs was hit; nobody else does where vLLM's own cache is not used.
+_TORCH_CACHES = ("torch._inductor.codecache", "torch._functorch._aot_autograd.autograd_cache")
 _UVICORN_ACCESS = '%(levelprefix)s %(client_addr)s - "%(request_line)s" %(status_code)s'
 
 
@@ -136,10 +138,19 @@ def logging_config(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
                 "stream": "ext://sys.stdout",
             },
             "jsonl": {"class": f"{Handler.__module__}.{Handler.__name__}", "path": str(path)},
+            "warnings": {
+                "class": "logging.StreamHandler",
+                "formatter": "default",
+                "level": "WARNING",
+                "stream": "ext://sys.stderr",
+            },
         },
         "loggers": {
             "vllm": {"handlers": ["vllm", "jsonl"], "level": level, "propagate": False},
             "uvicorn": {"handlers": ["default", "jsonl"], "level": "INFO", "propagate": False},
             "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+            **{
+                name: {"handlers": ["jsonl", "warnings"], "level": "INFO", "propagate": False} for name in _TORCH_CACHES
+            },
         },
     }

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bringup.inside import events
+from bringup.inside import events, profile
 
-DEFAULT = "/var/lib/bringup"
+DEFAULT = profile.DEFAULT
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def open_state(environ: Mapping[str, str]) -> State:
 def _run_directory(state: Path) -> Path:
     run = state / "run"
     run.mkdir(parents=True, exist_ok=True)
+    profile.keep_last(run)
     log = run / "server.jsonl"
     events.start_file(log)
     return log

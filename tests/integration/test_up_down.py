@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 PROJECT = f"{SESSION}-updown"
 KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
 FILES = {
-    "SHA256SUMS", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
+    "SHA256SUMS", "caches.json", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
     "sample_response.json", "server.jsonl", "server.log", "timeline.json", "vllm_process.txt",
 }  # fmt: skip
 PASSING = ["reachable", "ready", "models", "completion", "chat", "streaming", "version", "process"]
@@ -285,7 +285,7 @@ def test_bench_serve_measures_it_by_vllms_own_client_and_with_the_key(again: Ser
     for run in made["runs"]:
         raw = json.loads((bundle / f"bench-serve-{run['streams']}.json").read_text())
         assert (raw["completed"], raw["num_prompts"], raw["max_concurrency"]) == (8, 8, run["streams"])
-        assert raw["input_lens"] == [32] * 8
+        assert all(28 <= n <= 36 for n in raw["input_lens"]), "random tokens, which may be spelt in one more or less"
         assert raw["request_throughput"] == pytest.approx(8 / raw["duration"])
     assert [p.name for p in bundle.iterdir() if KEY in p.read_text()] == []
     assert KEY not in done.out + done.err

@@ -149,12 +149,18 @@ def test_the_configuration_is_a_dictconfig(tmp_path: Path) -> None:
         logging.getLogger("vllm.engine").debug("engine %d", 1, extra={"vllm_process_name": "E", "fileinfo": "f"})
         logging.getLogger("uvicorn.error").info("up", extra={"levelprefix": "INFO:"})
         logging.getLogger("uvicorn.access").info("GET /v1/models")
+        logging.getLogger("torch._inductor.codecache").info("fx graph cache hit for key %s", "k")
+        logging.getLogger("torch._functorch._aot_autograd.autograd_cache").debug("no news")
         entries = [json.loads(line) for line in path.read_text().splitlines()]
     finally:
         for log, (handlers, level, propagate) in zip(loggers, before, strict=True):
             log.handlers, log.propagate = handlers, propagate
             log.setLevel(level)
-    assert [(e["logger"], e["msg"]) for e in entries] == [("vllm.engine", "engine %d"), ("uvicorn.error", "up")]
+    assert [(e["logger"], e["msg"]) for e in entries] == [
+        ("vllm.engine", "engine %d"),
+        ("uvicorn.error", "up"),
+        ("torch._inductor.codecache", "fx graph cache hit for key %s"),
+    ]
 
 
 def test_the_configuration_follows_vllms_own_variables() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from bringup.inside.state import open_state
+from bringup.inside.state import DEFAULT, open_state
+
+DOCKERFILE = (Path(__file__).parents[2] / "Dockerfile").read_text("utf-8")
 
 
 def test_a_writable_directory_is_used(tmp_path: Path) -> None:
@@ -45,3 +48,13 @@ def test_without_a_writable_directory_the_caches_move(tmp_path: Path, monkeypatc
     }
     assert str(wanted) in state.problem
     assert "Not a directory" in state.problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE",
+     "CUDA_CACHE_PATH"],
+)  # fmt: skip
+def test_every_cache_is_below_the_state_directory(name: str) -> None:
+    (value,) = re.findall(rf"^(?:ENV)? +{name}=(\S+)", DOCKERFILE, re.MULTILINE)
+    assert value == DEFAULT or value.startswith(f"{DEFAULT}/cache")

@@ -64,4 +64,8 @@ def test_what_the_profiles_add() -> None:
 def test_the_startup_plan_is_for_what_profiles_memory() -> None:
     plan = {"VLLM_ENABLE_STARTUP_PLAN": "1"}
     assert [profile.environment(p, "gpu") for p in ("default", "fast", "eager")] == [plan, plan, {}]
-    assert profile.environment("default", "cpu") == {}
+
+
+def test_on_a_cpu_no_compiled_model_is_saved_that_nobody_can_load() -> None:
+    without = {"VLLM_USE_AOT_COMPILE": "0"}
+    assert [profile.environment(p, "cpu") for p in ("default", "fast", "eager")] == [without, without, {}]
