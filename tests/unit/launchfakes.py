@@ -12,10 +12,23 @@ from typing import Any
 import pytest
 
 SOURCES = {
-    "vllm/__init__.py": "told = []\n",
+    "vllm/__init__.py": "told, plugins = [], []\n",
     "vllm/v1/__init__.py": "",
     "vllm/v1/engine/__init__.py": "",
-    "vllm/v1/engine/core.py": "frozen = []\ndef freeze_gc_heap():\n    frozen.append(1)\n",
+    "vllm/v1/engine/core.py": """
+frozen = []
+def freeze_gc_heap():
+    frozen.append(1)
+
+class EngineCore:
+    def __init__(self, vllm_config, *args, **given):
+        freeze_gc_heap()
+""",
+    "vllm/tokenizers.py": """
+import vllm
+def cached_tokenizer_from_config(model_config, **given):
+    vllm.told.append(("tokenizer", model_config))
+""",
     # The order and the keyword arguments of AsyncLLM.__init__ and from_vllm_config in 0.26 and 0.32.
     "vllm/v1/engine/async_llm.py": """
 import vllm
@@ -29,7 +42,7 @@ class Renderer:
         vllm.told.append("warmup")
 
 def load_stat_logger_plugin_factories():
-    return []
+    return list(vllm.plugins)
 
 class Executor:
     @staticmethod

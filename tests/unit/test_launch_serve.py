@@ -69,7 +69,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """The models that a standby was started for."""
     seen: list[str | None] = []
 
-    def start(model: str | None, *_: Any) -> standby.Standby:
+    def start(model: str | None, **_: Any) -> standby.Standby:
         seen.append(model)
         return cast("standby.Standby", Waiting())
 
@@ -182,7 +182,7 @@ def test_a_user_who_forks_has_no_standby(
 
 
 def test_a_host_that_refuses_a_standby_serves_without(vllm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standby, "start", lambda *_: None)
+    monkeypatch.setattr(standby, "start", lambda *_, **__: None)
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
     assert patched()["standby"] is False
@@ -361,7 +361,7 @@ def test_what_does_not_fit_goes_vllms_way(given: Any, llm: Any, log: Path) -> No
 
 
 def test_a_loggers_plugin_goes_vllms_way(llm: Any) -> None:
-    llm.load_stat_logger_plugin_factories = lambda: ["mine"]
+    module().plugins.append("mine")
     llm.AsyncLLM.from_vllm_config(config())
     assert module().told == ["renderer", ("engine", "uniproc", True)]
 
