@@ -184,7 +184,7 @@ def _marks(made: Points, events: Sequence[Event], offset: int, api: int | None, 
             made.put(f"mark:{e.mark}", Point(e.t, index, "mark"))
         elif e.born is not None:
             births.setdefault(e.pid, (e.born, index))
-    api = by.get("api imports", by.get("core imports")) if api is None else api
+    api = by.get("api imports") if api is None else api
     engine = by.get("standby imports") if engine not in births else engine
     for name, pid in (("entry", by.get("entry")), ("api", api), ("engine", engine)):
         if pid is not None and pid in births:
