@@ -83,12 +83,14 @@ def module() -> Any:
 
 def patched() -> dict[str, bool]:
     """Which of the names that the launcher may replace are its own now."""
-    llm: Any = sys.modules.get("vllm.v1.engine.async_llm")
-    registry: Any = sys.modules.get("vllm.model_executor.models.registry")
+
+    def ours(holder: Any, name: str) -> bool:
+        return getattr(getattr(holder, name, None), "__module__", "") == serve.__name__
+
     return {
-        "standby": popen.Popen._launch.__module__ == serve.__name__,  # type: ignore[attr-defined]
-        "overlap": bool(llm) and llm.renderer_from_config.__module__ == serve.__name__,
-        "inspect": bool(registry) and registry._run_in_subprocess.__module__ == serve.__name__,
+        "standby": ours(popen.Popen, "_launch"),
+        "overlap": ours(sys.modules.get("vllm.v1.engine.async_llm"), "renderer_from_config"),
+        "inspect": ours(sys.modules.get("vllm.model_executor.models.registry"), "_run_in_subprocess"),
     }
 
 
