@@ -159,11 +159,11 @@ RUN set -eu; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /out -p /opt/bringup /out/src; \
     find /out -exec touch -h -d @0 {} +
 
-# Which files the server's imports read, for a start with a cold page cache.
+# What the server imports, in one file, and which libraries that loads: bringup/inside/{pack,prefetch}.py.
 FROM wheels AS imports
 COPY --from=app /out/ /opt/bringup/
-RUN mkdir /list && HOME=/tmp VLLM_NO_USAGE_STATS=1 /opt/venv/bin/python -m bringup.inside.prefetch /list/imports.txt \
-    && touch -d @0 /list/imports.txt
+RUN mkdir /list && HOME=/tmp VLLM_NO_USAGE_STATS=1 /opt/venv/bin/python -m bringup.inside.prefetch /list \
+    && touch -d @0 /list/*
 
 FROM wheels AS server
 ARG MODEL=tiny-qwen2
@@ -171,7 +171,10 @@ ENV BRINGUP_MODEL=${MODEL} \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/var/lib/bringup \
     VLLM_CACHE_ROOT=/var/lib/bringup/cache \
+    TORCHINDUCTOR_CACHE_DIR=/var/lib/bringup/cache/inductor \
     TRITON_CACHE_DIR=/var/lib/bringup/cache/triton \
+    FLASHINFER_WORKSPACE_BASE=/var/lib/bringup/cache \
+    CUDA_CACHE_PATH=/var/lib/bringup/cache/cuda \
     HF_HUB_OFFLINE=1 \
     TRANSFORMERS_OFFLINE=1 \
     HF_HUB_ENABLE_HF_TRANSFER=0 \

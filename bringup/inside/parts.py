@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 VARIABLE = "BRINGUP_LAUNCH"
-# gate: the server imports while the weights are checked; prefetch: see there; the others: see `serve`.
-PARTS = frozenset({"standby", "overlap", "gc", "inspect", "gate", "prefetch"})
+# gate: the server imports while the weights are checked; pack, prefetch: see there; the others: see `serve`.
+PARTS = frozenset({"standby", "overlap", "gc", "inspect", "gate", "pack", "prefetch"})
 
 
 def parts(environ: Mapping[str, str]) -> frozenset[str]:

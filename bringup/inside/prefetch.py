@@ -1,7 +1,8 @@
 """Ask the kernel for the files that the server's imports will read, before they are asked for one by one.
 
-With a cold page cache thousands of small reads follow one after the other. The list of files is written when the image
-is built (`python -m bringup.inside.prefetch FILE`), by importing what the server imports.
+With a cold page cache each library of torch is read page by page as it is linked, one after the other. The list of
+files is written when the image is built (`python -m bringup.inside.prefetch DIRECTORY`), beside the pack of bytecode
+(see `pack`), by importing what the server imports.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from bringup.inside import pack
 
 LIST = Path("/opt/bringup/imports.txt")
 WORKERS = 8  # a disk serves several requests at a time
 
 
-def needed(modules: Iterable[object], maps: str, prefix: str) -> list[str]:
-    """Files below `prefix` that these modules were loaded from, and the libraries in `maps` (/proc/PID/maps)."""
-    cached = {getattr(m, "__cached__", None) or getattr(m, "__file__", None) for m in modules}
+def libraries(maps: str, places: list[str]) -> list[str]:
+    """Shared libraries below these places in `maps` (/proc/PID/maps)."""
     mapped = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if ".so" in line}
-    return sorted(str(f) for f in cached | mapped if f and str(f).startswith(f"{prefix}/"))
+    return sorted(f for f in mapped if any(f.startswith(f"{p}/") for p in places))
 
 
 def ask(files: list[str]) -> None:
@@ -39,7 +40,7 @@ def ask(files: list[str]) -> None:
 def start(listed: Path = LIST) -> list[threading.Thread]:
     """Ask in the background; no list, nothing to do."""
     try:
-        files = listed.read_text("utf-8").splitlines()
+        files = [str(pack.PACK), *listed.read_text("utf-8").splitlines()]
     except OSError:
         return []
     threads = [threading.Thread(target=ask, args=(files[n::WORKERS],), daemon=True) for n in range(WORKERS)]
@@ -48,17 +49,20 @@ def start(listed: Path = LIST) -> list[threading.Thread]:
     return threads
 
 
-def record(target: Path, flavour: str) -> int:
-    """Import as the server does, and write the list; the number of files."""
+def record(directory: Path, flavour: str) -> None:
+    """Import as the server does, and write the pack and the list."""
     from bringup.inside import serve, standby
 
+    key, places = pack.installation(), pack.directories()
     for name in (*serve.API, *standby.ENGINE, *standby.of(flavour)):
         with suppress(Exception):  # where the image is built there may be no GPU, and some modules ask for one
             importlib.import_module(name)
-    files = needed(list(sys.modules.values()), Path("/proc/self/maps").read_text("utf-8"), sys.prefix)
-    target.write_text("".join(f"{f}\n" for f in files), "utf-8")
-    return len(files)
+    modules = pack.write(directory / pack.PACK.name, list(sys.modules.values()), key, places)
+    files = libraries(Path("/proc/self/maps").read_text("utf-8"), places)
+    (directory / LIST.name).write_text("".join(f"{f}\n" for f in files), "utf-8")
+    size = (directory / pack.PACK.name).stat().st_size
+    print(f"{pack.PACK.name}: {modules} modules, {size} bytes; {LIST.name}: {len(files)} libraries")  # noqa: T201
 
 
 if __name__ == "__main__":
-    print(record(Path(sys.argv[1]), os.environ.get("BRINGUP_FLAVOUR", "")), "files are imported")  # noqa: T201
+    record(Path(sys.argv[1]), os.environ.get("BRINGUP_FLAVOUR", ""))

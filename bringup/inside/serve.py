@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from bringup.inside import marks, standby
+from bringup.inside import marks, pack, standby
 from bringup.inside.parts import parts
 from bringup.inside.supervise import GATE
 
@@ -139,6 +139,7 @@ def main(argv: list[str]) -> None:
     spawns = os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     if "standby" in on and spawns:
         waiting = standby.start(option(argv, "--model"))
+    packed = pack.install() if "pack" in on else None
     if "gc" in on:
         gc.disable()
     if on:
@@ -148,6 +149,8 @@ def main(argv: list[str]) -> None:
     if "gc" in on:
         gc.freeze()  # what was imported stays, and need not be looked through again
         gc.enable()
+    if packed:
+        packed.cool()
     if waiting:
         use_standby(waiting)
     if "overlap" in on:

@@ -25,7 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bringup.inside import marks
+from bringup.inside import marks, pack
+from bringup.inside.parts import parts
 
 _PR_SET_PDEATHSIG = 1
 _LIMIT = 1 << 20  # bytes of an environment
@@ -183,9 +184,41 @@ def become(environment: dict[str, str], fds: list[int]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     collect_again_when_ready()
+    load_tokenizer_beside()
+    threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
     tracker, pipe, _alive = fds  # the third is closed by the end of this process, and that is its whole use
     sys.argv = ["-c", "--multiprocessing-fork"]
     multiprocessing.spawn.spawn_main(tracker_fd=tracker, pipe_handle=pipe)
+
+
+def load_tokenizer_beside() -> None:
+    """Load the engine's tokenizer, for structured output, while the model is loaded: vLLM does it at the very end.
+
+    vLLM keeps a tokenizer that it has loaded; if loading fails here, it fails there too, and is explained.
+    """
+    try:
+        engine: Any = importlib.import_module("vllm.v1.engine.core").EngineCore
+        load: Any = importlib.import_module("vllm.tokenizers").cached_tokenizer_from_config
+    except (ImportError, AttributeError):  # another release
+        return
+    init = engine.__init__
+
+    def quietly(model_config: Any) -> None:
+        with suppress(Exception):
+            load(model_config=model_config)
+
+    def begin(self: Any, vllm_config: Any, *args: Any, **given: Any) -> None:
+        threading.Thread(target=quietly, args=(vllm_config.model_config,), name="tokenizer", daemon=True).start()
+        init(self, vllm_config, *args, **given)
+
+    engine.__init__ = begin
+
+
+def hash_compilers() -> None:
+    """Hash torch's and Triton's files, which vLLM's key of its compile cache needs; both remember the result."""
+    for module, name in (("torch._inductor.codecache", "torch_key"), ("triton.runtime.cache", "triton_key")):
+        with suppress(Exception):
+            getattr(importlib.import_module(module), name)()
 
 
 def collect_again_when_ready() -> None:
@@ -213,7 +246,10 @@ def main(fd: int, directory: str) -> None:
     with suppress(ImportError):
         # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
+    if "pack" in parts(os.environ):
+        pack.install()
     warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory)
+    gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
     with channel:
         given = receive(channel)
     if given is None:
