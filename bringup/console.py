@@ -126,6 +126,7 @@ class Console:
     def checks(self, records: tuple[CheckRecord, ...]) -> None:
         """The table of the checks; a remedy under each one that is not fine."""
         table = _table("check", "", "found", "needed")
+        table.columns[0].max_width = 16
         said: dict[tuple[str, ...], list[CheckRecord]] = {}
         for r in records:  # one cause (no driver, no engine) keeps many checks from knowing anything: one row
             one = (r.status, r.found, r.remedy) if r.status is Status.UNKNOWN else (r.name,)

@@ -73,16 +73,39 @@ def not_asked(facts: HostFacts, plan: Plan) -> Finding | None:
     return None
 
 
+def reserved(asked: str | None, gpus: tuple[GpuFacts, ...]) -> frozenset[int]:
+    """The indices of the GPUs that the server gets: `all`, a number of them, `device=ID,ID` (index, UUID, CDI name).
+
+    The engine counts from the first one, and gives one where nothing was asked. Those that are named and not there
+    leave all to be judged.
+    """
+    indices = sorted(gpu.index for gpu in gpus)
+    if asked == "all":
+        return frozenset(indices)
+    kind, _, names = (asked or "1").partition("=")
+    if kind != "device":
+        return frozenset(indices[: int(kind)] if kind.isdigit() else indices)
+    wanted = {name.strip().removeprefix("nvidia.com/gpu=") for name in names.split(",")}
+    found = frozenset(gpu.index for gpu in gpus if {str(gpu.index), gpu.uuid} & wanted)
+    return found or frozenset(indices)
+
+
 def per_gpu(name: str, needed: str, facts: HostFacts, plan: Plan, judge: Callable[[GpuFacts], Finding]) -> CheckRecord:
     """A check that looks at each GPU by itself."""
     if why := not_asked(facts, plan):
         return record(name, needed, [why])
-    return record(name, needed, each(facts.gpu.gpus, judge))
+    return record(name, needed, each(facts, plan, judge))
 
 
-def each(gpus: tuple[GpuFacts, ...], judge: Callable[[GpuFacts], Finding]) -> list[Finding]:
-    """The findings of all GPUs; one that not all share names its GPU."""
-    judged = [(gpu, judge(gpu)) for gpu in gpus]
+def each(facts: HostFacts, plan: Plan, judge: Callable[[GpuFacts], Finding]) -> list[Finding]:
+    """The findings of all GPUs; one that not all share names its GPU, one that the server does not get only warns."""
+    mine = reserved(getattr(plan, "gpus", None), facts.gpu.gpus)
+    judged = [(gpu, judge(gpu)) for gpu in facts.gpu.gpus]
     if len({(f.status, f.found) for _, f in judged}) == 1:
         return [f for _, f in judged]
-    return [Finding(f.status, f"GPU {gpu.index}: {f.found}", f.remedy) for gpu, f in judged]
+    findings = []
+    for gpu, f in judged:
+        spared = gpu.index not in mine and f.status in (Status.FAIL, Status.UNKNOWN)
+        who = f"GPU {gpu.index}" + (", not reserved" if gpu.index not in mine else "")
+        findings.append(Finding(Status.WARN if spared else f.status, f"{who}: {f.found}", f.remedy))
+    return findings

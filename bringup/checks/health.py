@@ -160,7 +160,7 @@ def xid(facts: HostFacts, plan: Plan) -> CheckRecord:
         since = f" (it begins {facts.node.log_from:.0f} s after boot)" if (facts.node.log_from or 0) > 60 else ""
         return good(f"{_told(mine)}, a program's own fault" if mine else f"no Xid in the kernel's log{since}")
 
-    findings = each(facts.gpu.gpus, judge)
+    findings = each(facts, plan, judge)
     here = {card.health.bus for card in facts.gpu.gpus}
     lost = [x for x in seen or () if None not in here and x.bus not in here and x.code in FATAL]
     if lost:

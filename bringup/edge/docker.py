@@ -211,6 +211,7 @@ class Engine:
             NeverReady: the engine could not start it; the message is the engine's own.
             TargetUnavailable: no engine answers, or the program does not end.
         """
+        import docker.errors
         import docker.types
 
         client = self.client
@@ -222,11 +223,11 @@ class Engine:
                 read_only=True, tmpfs={"/tmp": "exec"}, cap_drop=["ALL"], security_opt=["no-new-privileges:true"],  # noqa: S108
             )  # fmt: skip
         try:
-            try:
-                with _answers():
+            with _answers():
+                try:
                     container.start()
-            except (EvidenceMissing, TargetUnavailable) as e:
-                raise NeverReady(e.message) from e
+                except docker.errors.APIError as e:
+                    raise NeverReady(str(e.explanation or reason(e))) from e
             with _answers():
                 code = int(container.wait(timeout=self._timeout)["StatusCode"])
                 return code, bytes(container.logs(stdout=True, stderr=False)).decode("utf-8", "replace")
