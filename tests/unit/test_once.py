@@ -91,11 +91,11 @@ def test_a_device_is_asked_for_by_its_name(engine: Engine, given: dict[str, Any]
         ("start", docker.errors.APIError("500 no words"), NeverReady, "500 no words"),
         ("start", OSError("gone"), TargetUnavailable, "gone"),
         ("wait", OSError("timed out"), TargetUnavailable, "timed out"),
-        ("logs", KeyboardInterrupt(), KeyboardInterrupt, ""),
+        ("logs", KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
 )
 def test_what_fails_leaves_no_container(
-    engine: Engine, container: Container, call: str, error: Any, kind: type[BaseException], words: str
+    engine: Engine, container: Container, call: str, error: Any, kind: type[BaseException], words: str | None
 ) -> None:
     container.fails[call] = error
     with pytest.raises(kind, match=words):
