@@ -105,7 +105,8 @@ def each(facts: HostFacts, plan: Plan, judge: Callable[[GpuFacts], Finding]) -> 
         return [f for _, f in judged]
     findings = []
     for gpu, f in judged:
-        spared = gpu.index not in mine and f.status in (Status.FAIL, Status.UNKNOWN)
-        who = f"GPU {gpu.index}" + (", not reserved" if gpu.index not in mine else "")
-        findings.append(Finding(Status.WARN if spared else f.status, f"{who}: {f.found}", f.remedy))
+        if gpu.index in mine:
+            findings.append(Finding(f.status, f"GPU {gpu.index}: {f.found}", f.remedy))
+        elif f.status in (Status.FAIL, Status.UNKNOWN, Status.WARN):
+            findings.append(Finding(Status.WARN, f"GPU {gpu.index}, not reserved: {f.found}", f.remedy))
     return findings

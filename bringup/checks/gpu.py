@@ -151,7 +151,8 @@ def _devices(facts: HostFacts, plan: Plan) -> Finding:
         return Finding(status, "no /dev/nvidia-uvm, without which CUDA does not start", create)
     if not all(isinstance(n, int) for n in minors):
         return Finding(Status.UNKNOWN, "NVML does not tell each GPU's minor number", "look at `nvidia-smi -q`")
-    return good(", ".join(["/dev/nvidiactl", "/dev/nvidia-uvm", *(f"/dev/nvidia{n}" for n in node.cards)]))
+    cards = [f"/dev/nvidia{n}" for n in node.cards] if len(node.cards) < 4 else [f"{len(node.cards)} x /dev/nvidiaN"]
+    return good(", ".join(["/dev/nvidiactl", "/dev/nvidia-uvm", *cards]))
 
 
 def runtime(facts: HostFacts, plan: Plan) -> CheckRecord:
@@ -220,9 +221,7 @@ def _torch(facts: HostFacts, plan: Plan) -> Finding:
             Status.FAIL, f"no container with a GPU: {seen.error}", "make the checks `runtime` and `devices` pass first"
         )
     if seen.available is None:
-        remedy = (
-            "start it by hand: `docker run --rm --gpus all --entrypoint /opt/venv/bin/python IMAGE -c 'import torch'`"
-        )
+        remedy = f"start it by hand: `docker run --rm -it --gpus all --entrypoint /opt/venv/bin/python {plan.image}`"
         return Finding(Status.UNKNOWN, f"torch did not say: {seen.error or 'no answer'}", remedy)
     built = f"torch {seen.torch} (CUDA {seen.cuda})"
     if not seen.available or not seen.computes:

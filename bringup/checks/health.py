@@ -35,7 +35,11 @@ RESET = "end what uses the GPU, then `nvidia-smi --gpu-reset -i N`, or reboot"
 def vram(facts: HostFacts, plan: Plan) -> CheckRecord:
     """What vLLM will claim of each GPU's memory is free, and the weights fit into it."""
     asked = profile.given(plan.argv, "--gpu-memory-utilization")
-    share = float(asked) if asked else fit.UTILIZATION
+    try:
+        share = float(asked) if asked else fit.UTILIZATION
+    except ValueError:
+        remedy = "give `--gpu-memory-utilization` a number between 0 and 1"
+        return record("vram", "a share", [Finding(Status.FAIL, f"--gpu-memory-utilization is {asked!r}", remedy)])
     degree = profile.given(plan.argv, "--tensor-parallel-size", "-tp")
     weights = plan.expect.weights_bytes // (int(degree) if degree and degree.isdigit() and int(degree) else 1)
     needed = f"{share:g} of the memory free, and the CUDA context's {gib(fit.CONTEXT)}; {gib(weights)} for the weights"

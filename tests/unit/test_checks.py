@@ -180,6 +180,7 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("vram", gpus(replace(H100, memory_used=20 * GIB)), GPU_PLAN, FAIL, "60.0 GiB free", "to 0.74"),
     ("vram", gpus(replace(H100, memory_used=20 * GIB)), plan("gpu", gpu_memory_utilization=0.74), PASS, "59.2", ""),
     ("vram", replace(gpus(replace(H100, memory_used=20 * GIB)), own_container=OWN), GPU_PLAN, PASS, "own server", ""),
+    ("vram", GPU_FACTS, plan("gpu", vllm_args=("--gpu-memory-utilization", "x")), FAIL, "is 'x'", "between 0 and 1"),
     ("vram", gpus(replace(H100, memory_used=0)), plan("gpu", gpu_memory_utilization=1.0), FAIL, "80.0", "0.99 or less"),
 ]  # fmt: skip
 

@@ -50,6 +50,11 @@ def test_a_fault_of_the_servers_gpu_counts_and_another_ones_warns(status: Status
     assert (others.status, others.found, others.remedy) == (WARN, "GPU 2, not reserved: sick", "heal it")
 
 
+def test_only_the_servers_gpus_pass_aloud() -> None:
+    made = record("x", "n", each(FOUR, plan("gpu"), lambda card: Finding(PASS, f"{card.index} C")))
+    assert (made.status, made.found) == (PASS, "GPU 0: 0 C")
+
+
 def test_what_all_share_counts_and_is_said_once() -> None:
     made = record("x", "n", each(FOUR, plan("gpu"), lambda _: Finding(FAIL, "hot", "cool it")))
     assert (made.status, made.found) == (FAIL, "hot")
