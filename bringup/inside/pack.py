@@ -27,6 +27,8 @@ from types import CodeType, ModuleType
 from typing import Any, cast
 
 PACK = Path("/opt/bringup/imports.pack")
+# The key of the pack that the first process found right, for those it starts: imports have changed their sys.path.
+VARIABLE = "BRINGUP_IMPORT_PACK"
 MAGIC = b"bringup import pack 1\n"
 # Packed whole: what an engine imports later differs by GPU and by model.
 WHOLE = ("torch._dynamo", "torch._inductor", "triton", "vllm.compilation", "vllm.v1", "vllm.model_executor.layers")
@@ -110,6 +112,8 @@ class PackLoader(SourceFileLoader):
 
 def install(file: Path = PACK) -> Pack | None:
     """Import from the pack from now on; None when there is none, or it is of another installation."""
+    if used := next((finder for finder in sys.meta_path if isinstance(finder, Pack)), None):
+        return used
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -119,9 +123,13 @@ def install(file: Path = PACK) -> Pack | None:
         length = int.from_bytes(start[len(MAGIC) :], "big")
         base = len(start) + length
         index = marshal.loads(os.pread(fd, length, len(start))) if start.startswith(MAGIC) else {}  # noqa: S302
-        if index.get("key") == installation() and os.fstat(fd).st_size == base + index["size"]:
+        if (
+            index.get("key") in (os.environ.get(VARIABLE), installation())
+            and os.fstat(fd).st_size == base + index["size"]
+        ):
             pack = Pack(fd, base, index)
             sys.meta_path.insert(0, pack)
+            os.environ[VARIABLE] = index["key"]
             said = pack.distributions
             importlib.metadata.packages_distributions = lambda: {k: list(v) for k, v in said.items()}
             return pack

@@ -258,5 +258,9 @@ def main(fd: int, directory: str) -> None:
     become(*given)
 
 
+if __name__ == "__mp_main__" and "pack" in parts(
+    os.environ
+):  # multiprocessing's new process, for an engine or a worker of it
+    pack.install()
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])

@@ -49,6 +49,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(importlib.metadata, "packages_distributions", importlib.metadata.packages_distributions)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv(pack.VARIABLE, "")
     kept = {n: sys.modules.pop(n) for n in NAMES if n in sys.modules}
     yield place
     for name in NAMES:
@@ -112,9 +113,18 @@ def test_another_installation_leaves_it_out(site: Path, packed: Path, monkeypatc
     (site / "packed_one-2.0.dist-info").mkdir()
     assert pack.install(packed) is None
     (site / "packed_one-2.0.dist-info").rmdir()
-    assert pack.install(packed)
     monkeypatch.setattr(sys, "path", [str(site / "packed_one"), *sys.path])
     assert pack.install(packed) is None
+
+
+def test_a_process_of_its_own_trusts_the_first_ones_finding(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pack.install(packed)
+    assert pack.install(packed) is first
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if f is not first])
+    monkeypatch.setattr(sys, "path", ["/put/there/by/an/import", *sys.path])
+    again = pack.install(packed)
+    assert again is not None
+    assert again is not first
 
 
 @pytest.mark.parametrize("keep", [0, 3, 25, 40, 400, -1])
