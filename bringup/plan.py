@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bringup import profile
+from bringup import fit, profile
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
 from bringup.settings import BAKED, VOLUME, Settings, server_environment
@@ -44,7 +44,7 @@ class Plan:
     """Everything a target needs to start the server, and everything the probes expect of it.
 
     Times in seconds. `weights`: baked, volume, or a directory of the host. `sources` says where each setting came from
-    (flag, environment, file, default).
+    (flag, environment, file, default). `shape`: the model's dimensions, where they are known.
     """
 
     project: str
@@ -63,6 +63,7 @@ class Plan:
     request_timeout: float
     expect: Expect
     sources: dict[str, str]
+    shape: fit.Shape | None = None
 
     @property
     def baked_model(self) -> str:
@@ -163,6 +164,7 @@ def make_plan(
             gpu=name == "gpu",
         ),
         sources=sources,
+        shape=model.shape,
     )
 
 

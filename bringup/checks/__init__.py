@@ -59,7 +59,7 @@ SOURCES = {
     "runtime": "the engine's /info: Runtimes, DiscoveredDevices",
     "toolkit": "`nvidia-ctk --version`; NVIDIA's bulletins on CVE-2024-0132, CVE-2025-23359, CVE-2025-23266",
     "torch": "torch.cuda.is_available() and a sum, in a container of the image",
-    "vram": "NVML nvmlDeviceGetMemoryInfo, nvmlDeviceGetComputeRunningProcesses; vLLM's --gpu-memory-utilization",
+    "vram": "NVML nvmlDeviceGetMemoryInfo, nvmlDeviceGetComputeRunningProcesses; vLLM's share, `bringup models fit`",
     "mig": "NVML nvmlDeviceGetMigMode, nvmlDeviceGetMigDeviceHandleByIndex",
     "compute-mode": "NVML nvmlDeviceGetComputeMode",
     "ecc": "NVML nvmlDeviceGetEccMode, nvmlDeviceGetTotalEccErrors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bringup import fit, profile
+from bringup import fit, ledger, profile
 from bringup.checks.facts import HostFacts
 from bringup.checks.finding import Finding, absent, each, good, not_asked, per_gpu, record, untold
 from bringup.checks.host import gib
@@ -51,7 +51,7 @@ def vram(facts: HostFacts, plan: Plan) -> CheckRecord:
             remedy = f"serve a smaller model, or use a GPU with more memory (`bringup models fit {plan.model}`)"
             return Finding(Status.FAIL, f"{found}; the weights take {gib(weights)}", remedy)
         if claimed + fit.CONTEXT <= free:
-            return good(found)
+            return _cache(card, plan, found)
         if facts.own_container is not None:
             return good(f"{found}; this project's own server holds memory")
         highest = fit.highest_utilization(card.memory_total)
@@ -64,6 +64,18 @@ def vram(facts: HostFacts, plan: Plan) -> CheckRecord:
         return Finding(Status.FAIL, f"{found}; {_holders(card)}", f"end what holds the rest (`nvidia-smi`){lower}")
 
     return per_gpu("vram", needed, facts, plan, judge)
+
+
+def _cache(card: GpuFacts, plan: Plan, found: str) -> Finding:
+    """What `models fit` says of the share: an estimate, so it only warns; for one GPU only."""
+    weights = fit.weights(plan.shape, plan.expect.weights_bytes)
+    made = ledger.predict(plan.shape, weights, plan.argv, card.memory_total)
+    if made is None or profile.given(plan.argv, "--tensor-parallel-size", "-tp") not in (None, "1"):
+        return good(found)
+    holds = f"{found}; by estimate a KV cache of {made.kv_tokens} tokens"
+    if made.fits:
+        return good(holds)
+    return Finding(Status.WARN, f"{holds}, less than one request of {made.max_model_len}", " or ".join(made.advice))
 
 
 def _holders(card: GpuFacts) -> str:

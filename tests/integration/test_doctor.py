@@ -9,14 +9,14 @@ import docker
 import pytest
 
 from bringup.edge import gpu
-from tests.integration.support import bringup
+from tests.integration.support import bringup, free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("image")]
 IMAGE = "bringup:cpu-tiny-qwen2"
 
 
 def test_a_recorded_host_is_judged_as_the_one_that_was_looked_at(tmp_path: Path) -> None:
-    ask = ("doctor", "--flavour", "cpu", "--model", "tiny-qwen2", "--json")
+    ask = ("doctor", "--flavour", "cpu", "--model", "tiny-qwen2", "--port", str(free_port()), "--json")
     seen = bringup(*ask, "--save-facts", "host.json", cwd=tmp_path)
     again = bringup(*ask, "--facts", "host.json", cwd=tmp_path)
     assert seen.code == again.code == 0, seen.err

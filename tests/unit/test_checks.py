@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bringup import checks
-from bringup.catalog import VLLM_VERSION
+from bringup.catalog import VLLM_VERSION, load
 from bringup.checks import engine as engine_checks
 from bringup.checks import gpu as gpu_checks
 from bringup.checks import host as host_checks
@@ -75,6 +75,14 @@ ELSEWHERE = replace(FACTS, local=False)
 ABSENT = replace(FACTS, image=ImageFacts(present=False))
 OFF = replace(FACTS, engine=NO_ENGINE, disk_free=None, image=ImageFacts(present=None))
 PUBLIC = plan(bind="192.0.2.1", api_key_file=Path("key"))
+
+QWEN = load()["qwen2.5-1.5b-instruct"].shape
+SMALL = replace(H100, memory_total=8 * GIB, memory_used=0)
+
+
+def tight(*vllm_args: str) -> Plan:
+    return replace(plan("gpu", gpu_memory_utilization=0.55, vllm_args=vllm_args), shape=QWEN)
+
 
 # check, facts, plan, status, words in `found`, words in `remedy`
 CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
@@ -181,6 +189,9 @@ CASES: list[tuple[str, HostFacts, Plan, Status, str, str]] = [
     ("vram", gpus(replace(H100, memory_used=20 * GIB)), plan("gpu", gpu_memory_utilization=0.74), PASS, "59.2", ""),
     ("vram", replace(gpus(replace(H100, memory_used=20 * GIB)), own_container=OWN), GPU_PLAN, PASS, "own server", ""),
     ("vram", GPU_FACTS, plan("gpu", vllm_args=("--gpu-memory-utilization", "x")), FAIL, "is 'x'", "between 0 and 1"),
+    ("vram", gpus(SMALL), replace(GPU_PLAN, shape=QWEN), PASS, "a KV cache of 113120 tokens", ""),
+    ("vram", gpus(SMALL), tight(), WARN, "less than one request of 32768", "--max-model-len"),
+    ("vram", gpus(SMALL), tight("-tp", "2"), PASS, "vLLM claims 4.4 GiB", ""),
     ("vram", gpus(replace(H100, memory_used=0)), plan("gpu", gpu_memory_utilization=1.0), FAIL, "80.0", "0.99 or less"),
 ]  # fmt: skip
 
