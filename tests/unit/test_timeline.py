@@ -161,6 +161,19 @@ def test_the_launchers_marks_divide_what_vllm_does_not_tell() -> None:
     assert made.facts["aot"] == "loaded"
 
 
+def test_the_entry_points_marks_begin_the_path_and_a_check_beside_the_imports_is_not_in_it() -> None:
+    made = of(logs.recorded("launcher-entry.jsonl"))
+    adds_up(made)
+    path = [s.id for s in made.stages if s.path]
+    assert path[:3] == ["entry-start", "server-spawn", "api-imports"]
+    known = stages(made)
+    assert known["entry-start"].seconds == pytest.approx(1.0, abs=0.01)
+    assert known["weights-check"].seconds == pytest.approx(0.074, abs=0.001)
+    assert not known["weights-check"].path
+    assert made.coverage == pytest.approx(1.0)
+    assert made.rows[0].stage == "weights-check"
+
+
 def test_a_tokenizer_that_keeps_the_engine_waiting_is_on_the_path() -> None:
     at = [("process started at %.3f", 1.0), ("config made", 5.0), ("tokenizer", 7.0), ("engine process asked", 7.5)]
     log = "".join(
