@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ class Spread:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types, to the millisecond where the unit is a second."""
-        return {k: round(v, 3) if isinstance(v, float) else v for k, v in dataclasses.asdict(self).items()}
+        figures = {"p50": self.p50, "min": self.low, "max": self.high, "iqr": self.iqr}
+        return {"n": self.n, **{k: None if v is None else round(v, 3) for k, v in figures.items()}}
 
 
 def spread(values: Iterable[float]) -> Spread | None:

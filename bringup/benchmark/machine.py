@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from bringup import profile
@@ -43,6 +44,19 @@ def line(seen: dict[str, Any]) -> str:
     if seen["gpus"] is None:
         return f"a GPU that could not be asked; {cpu}"
     return f"{'; '.join(seen['gpus'])}; {cpu}" if seen["gpus"] else f"no GPU; {cpu}"
+
+
+def load(run: Run) -> float | None:
+    """Processes that ran or wanted to in the last minute (getloadavg(3)); None where the engine is another host."""
+    return os.getloadavg()[0] if run.host.local else None
+
+
+def warn_if_busy(run: Run, before: float | None) -> None:
+    """Say so when something else takes more than half of the CPUs: the figures would be of both."""
+    if before is not None and before > run.host.system.cpus / 2:
+        run.watch.say(
+            f"the machine is busy (load {before:.1f} on {run.host.system.cpus} CPUs): the figures will spread"
+        )
 
 
 def image_of(container: Container) -> str:

@@ -137,9 +137,10 @@ def bench(run: Run, asked: Asked) -> tuple[RunRecord, dict[str, Any], Path]:
     target, raw_image = _prepared(run)
     root = (run.settings.artifacts / f"{artifacts.name(run.plan, time.time())}-bench-start").absolute()
     report: dict[str, Any] = {
-        "kind": "start", "model": run.plan.model, "machine": None, "server": None, "planned": kinds, "starts": [],
+        "kind": "start", "model": run.plan.model, "machine": None, "load_before": machine.load(run), "server": None, "planned": kinds, "starts": [],
         "error": "interrupted",
     }  # fmt: skip
+    machine.warn_if_busy(run, report["load_before"])
     try:
         for number, kind in enumerate(kinds, 1):
             run.watch.say(f"start {number} of {len(kinds)}: {kind}")

@@ -33,7 +33,7 @@ def test_one_outlier_moves_the_end_and_not_the_median() -> None:
 def test_as_json_seconds_are_rounded_to_milliseconds() -> None:
     made = spread([1.23456, 1.23456])
     assert made is not None
-    assert made.to_dict() == {"n": 2, "p50": 1.235, "low": 1.235, "high": 1.235, "iqr": None}
+    assert made.to_dict() == {"n": 2, "p50": 1.235, "min": 1.235, "max": 1.235, "iqr": None}
 
 
 CPUS = {

@@ -294,6 +294,7 @@ def test_every_number_of_streams_is_measured_with_prompts_of_its_own(
     assert all(name in sums for name in names(bundle) if name != artifacts.SUMS)
     assert json.loads((bundle / "bench-serve.json").read_text())["runs"] == report["runs"]
     assert json.loads((bundle / "bench-serve-4.json").read_text()) == result()
+    assert report["load_before"] >= 0
 
 
 def test_a_run_without_a_result_is_unknown_and_ends_it_with_a_bundle(

@@ -192,6 +192,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(pagecache, "drop", drop)
     monkeypatch.setattr(start, "ComposeTarget", lambda *_: Target(done))
     monkeypatch.setattr(machine, "machine", lambda *_: {"gpus": [], "cpu": "C", "cpus": 2})
+    monkeypatch.setattr(machine, "load", lambda _: made.get("load"))
     monkeypatch.setattr(machine, "server", lambda *_: {"image": "sha256:1"})
     return made
 
@@ -215,7 +216,7 @@ def test_cold_starts_from_nothing_warm_from_what_it_left(tmp_path: Path, fakes: 
     assert [(s["kind"], s[READY], s["page_cache"]) for s in report["starts"]] == [
         (COLD, 10.0, "dropped"), (WARM, 20.0, "kept"), (COLD, 30.0, "dropped"), (WARM, 40.0, "kept"),
     ]  # fmt: skip
-    assert report["summary"][COLD][READY] == {"n": 2, "p50": 20.0, "low": 10.0, "high": 30.0, "iqr": None}
+    assert report["summary"][COLD][READY] == {"n": 2, "p50": 20.0, "min": 10.0, "max": 30.0, "iqr": None}
     assert report["warm_to_cold"][READY] == 1.5
     assert report["machine"]["cpu"] == "C"
     assert written(tmp_path) == report
@@ -259,6 +260,17 @@ def test_the_caches_are_shown_by_what_was_found_of_them() -> None:
     caches = {"aot": "hit", "triton": "miss", "x": "off", "y": "off", "z": "unknown"}
     assert start.told(caches) == "hit aot; miss triton; 2 off; 1 unknown"
     assert start.told({}) == "-"
+
+
+@pytest.mark.parametrize(("load", "told"), [(None, False), (0.3, False), (4.0, False), (4.5, True)])
+def test_a_machine_that_is_busy_with_something_else_is_told(
+    tmp_path: Path, fakes: dict[str, Any], load: float | None, told: bool
+) -> None:
+    fakes["load"] = load
+    run = a_bench(tmp_path)  # of 8 CPUs
+    _, report, _ = start.bench(run, Asked(cold=1, warm=0))
+    assert report["load_before"] == load
+    assert any("busy" in line for line in cast("Silent", run.watch).said) == told
 
 
 def fail_at(number: int, error: BaseException) -> Behave:
