@@ -252,7 +252,8 @@ def bench(run: Run, load: Load) -> tuple[RunRecord, dict[str, Any], Path]:
     require_room(load, model)
     base = load.seed if load.seed is not None else int(time.time())
     report: dict[str, Any] = {
-        "kind": "serve", "load_before": machine.load(run), "machine": machine.machine(run, container), "server": machine.server(run, container),
+        "kind": "serve", "load_before": machine.load(run),
+        "machine": machine.machine(run, container), "server": machine.server(run, container),
         "model": model.name, "input_tokens": load.input_tokens, "output_tokens": load.output_tokens, "runs": [],
     }  # fmt: skip
     machine.warn_if_busy(run, report["load_before"])

@@ -137,7 +137,8 @@ def bench(run: Run, asked: Asked) -> tuple[RunRecord, dict[str, Any], Path]:
     target, raw_image = _prepared(run)
     root = (run.settings.artifacts / f"{artifacts.name(run.plan, time.time())}-bench-start").absolute()
     report: dict[str, Any] = {
-        "kind": "start", "model": run.plan.model, "machine": None, "load_before": machine.load(run), "server": None, "planned": kinds, "starts": [],
+        "kind": "start", "model": run.plan.model, "load_before": machine.load(run),
+        "machine": None, "server": None, "planned": kinds, "starts": [],
         "error": "interrupted",
     }  # fmt: skip
     machine.warn_if_busy(run, report["load_before"])
