@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from bringup import __version__, commands
-from bringup.commands import BUILD, FETCH, SERVE, WHERE, bench, doctor, lock, models, standard, timeline, weights
-from bringup.errors import BringupError, Exit
+from bringup.commands import BUILD, SERVE, WHERE, bench, doctor, lock, models, standard, timeline, weights
+from bringup.errors import BringupError, Exit, UsageError
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
 from bringup.settings import Settings
@@ -168,14 +168,28 @@ def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     return _conclude(watch, record, bundle)
 
 
+# The trial of --warm listens on loopback, on a free port, without a key.
+TRIAL = tuple(name for name in SERVE if name not in ("bind", "port", "api_key_file", "api_key"))
+
+
 @command
-@takes("flavour", "model", "weights", "image", *FETCH, *BUILD)
-def build(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
-    """Build the image, from the locks."""
+@takes(*TRIAL, *BUILD, "artifacts", "request_timeout")
+@click.option("--warm", is_flag=True, help="Start it once, and bake the caches that this fills.")
+def build(watch: Any, settings: Settings, sources: dict[str, str], warm: bool) -> int:
+    """Build the image, from the locks.
+
+    The settings of the server are for --warm: a later start uses the caches if its settings are the same.
+    """
     from bringup import image, workflow
 
+    if not warm and sources.get("vllm_args") == "flag":
+        raise UsageError("arguments for vLLM are part of no image", hint="give --warm, whose caches they are a key of")
     run = workflow.prepare("build", settings, sources, watch)
     raw = image.summary(workflow.build(run))
+    if warm:
+        from bringup.warm import bake
+
+        raw = image.summary(bake(run))
     watch.say(f"{run.plan.image}: {raw['size'] / 1e9:.2f} GB, {len(raw['layers'])} layers, {raw['id']}")
     watch.result(raw)
     return Exit.PASS

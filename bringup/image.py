@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from bringup.settings import Settings, fields
 from bringup.weights.verify import sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
+WARM = "/opt/bringup/warm"  # where the image keeps caches: bringup.inside.warm
 LINE = 200  # characters of a line of the build that are shown
 
 
@@ -87,6 +90,37 @@ def build(
             detail=excerpt(outcome.tail),
         )
     return outcome
+
+
+def write_warm(context: Path, tag: str, told: dict[str, Any], archive: bytes) -> None:
+    """A build's context: the image `tag` with one more layer of caches; without times, so that it is the same again."""
+    (context / "warm").mkdir()
+    (context / "warm/factors.json").write_text(json.dumps(told, indent=1, sort_keys=True), "utf-8")
+    (context / "warm/caches.tar").write_bytes(archive)
+    (context / "Dockerfile").write_text(
+        f"FROM {tag}\nCOPY --chmod=0644 warm/factors.json warm/caches.tar {WARM}/\n"
+        f'LABEL dev.bringup.warm="{told["sha256"]}"\n',
+        "utf-8",
+    )
+    for path in (context / "warm").iterdir():
+        path.chmod(0o644)
+        os.utime(path, (0, 0))
+
+
+def build_warm(context: Path, tag: str, on_line: Callable[[str], None]) -> None:
+    """Build what `write_warm` wrote; `tag` then names the result.
+
+    Raises:
+        BuildFailed: with the build's last lines.
+    """
+    argv = ["docker", "buildx", "build", "--progress", "plain", "--provenance=false", "--tag", tag, str(context)]
+    outcome = process.run(argv, on_line=on_line, timeout=BUILD_DEADLINE)
+    if outcome.code:
+        raise BuildFailed(
+            f"the layer of caches was not built: {last_error(outcome.tail)}",
+            hint=f"{tag} is there without it",
+            detail=excerpt(outcome.tail),
+        )
 
 
 def last_error(output: str) -> str:
