@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ NOT_PASSED: dict[str, dict[str, Status]] = {
     "toolkit-1.17.7": {"toolkit": WARN},
     "toolkit-elsewhere": {"toolkit": UNKNOWN},
     "toolkit-silent": {"toolkit": UNKNOWN},
+    "torch-cannot-compute": {"capability": FAIL, "torch": FAIL},
     "torch-computes": {},
     "torch-has-no-gpu": {"torch": FAIL},
     "torch-image-missing": {"torch": UNKNOWN, "image": WARN},
@@ -136,6 +138,8 @@ WORDS = [
     ("toolkit-1.16.1", "toolkit", "CVE-2024-0132, CVE-2025-23266"),
     ("toolkit-1.17.7", "toolkit", "(CVE-2025-23266)"),
     ("torch-has-no-gpu", "torch", "Error 803"),
+    ("torch-cannot-compute", "torch", "sees the GPU, but cannot use it: CUDA error: no kernel image"),
+    ("thermal-throttle", "temperature", "93 C: it slows down"),
     ("torch-not-started", "torch", "could not select device driver"),
     ("mig-empty", "mig", "nvidia-smi mig -cgi"),
     ("ecc-of-long-ago", "ecc", "5 in the card's life"),
@@ -229,6 +233,30 @@ def test_a_signal_that_goes_away_never_makes_a_check_pass(name: str) -> None:
             if r.status is PASS:
                 assert before[check].status is PASS, f"{check} passes without {path}"
     assert tried > 10
+
+
+@pytest.mark.parametrize("name", NOT_PASSED)
+def test_many_signals_that_go_away_at_once_make_no_check_pass(name: str) -> None:
+    raw = json.loads((HOSTS / f"{name}.json").read_text("utf-8"))["facts"]
+    before, chance = verdicts(name), random.Random(name)  # the same choice at every run
+    paths = [p for p in leaves(raw) if p[0] != "port_holder" and optional(raw, p)]
+    for _ in range(10):
+        gone = chance.sample(paths, k=min(len(paths), chance.randint(2, 12)))
+        made = raw
+        for path in sorted(gone, key=len, reverse=True):  # a part before its whole
+            made = without(made, path)
+        facts = recorded.load(json.dumps({"schema": recorded.SCHEMA, "facts": made}), name)
+        passed = {check for check, r in verdicts(name, facts).items() if r.status is PASS}
+        assert all(before[check].status is PASS for check in passed), gone
+
+
+def optional(raw: dict[str, Any], path: tuple[Any, ...]) -> bool:
+    """Whether a file can be without it."""
+    try:
+        recorded.load(json.dumps({"schema": recorded.SCHEMA, "facts": without(raw, path)}), "x")
+    except UsageError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", NOT_PASSED)
