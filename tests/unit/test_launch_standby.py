@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import logging
 import multiprocessing.spawn
@@ -426,3 +427,59 @@ def test_a_vllm_that_freezes_nothing_collects_at_once(vllm: Path, spawned: list[
     gc.disable()
     standby.become({}, [11, 12, 13])
     assert gc.isenabled()
+
+
+# What the engine does beside the model's load
+
+
+def wait_for(name: str) -> None:
+    """Until the threads of this name are done."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(60)
+
+
+def test_the_engines_tokenizer_loads_while_it_is_built(vllm: Path) -> None:
+    standby.load_tokenizer_beside()
+    core: Any = importlib.import_module("vllm.v1.engine.core")
+    core.EngineCore(SimpleNamespace(model_config="m"), "uniproc", log_stats=True)
+    wait_for("tokenizer")
+    assert core.frozen == [1], "the engine itself was built as ever"
+    assert sys.modules["vllm"].told == [("tokenizer", "m")]
+
+
+def test_a_tokenizer_that_does_not_load_is_the_engines_to_explain(vllm: Path) -> None:
+    (vllm / "vllm/tokenizers.py").write_text("def cached_tokenizer_from_config(model_config):\n    raise OSError\n")
+    standby.load_tokenizer_beside()
+    core: Any = importlib.import_module("vllm.v1.engine.core")
+    core.EngineCore(SimpleNamespace(model_config="m"))
+    wait_for("tokenizer")
+    assert core.frozen == [1]
+
+
+@pytest.mark.parametrize("lacks", ["vllm/tokenizers.py", "vllm/v1/engine/core.py"])
+def test_another_release_loads_its_tokenizer_where_it_does(lacks: str, vllm: Path) -> None:
+    (vllm / lacks).write_text("class Other:\n    pass\n")
+    standby.load_tokenizer_beside()
+    core: Any = importlib.import_module("vllm.v1.engine.core")
+    assert all(v.__init__.__module__ != standby.__name__ for v in vars(core).values() if isinstance(v, type))
+
+
+def test_the_compilers_are_hashed_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def broken() -> None:
+        told.append("torch")
+        raise OSError("no source")
+
+    torch, triton = ModuleType("torch._inductor.codecache"), ModuleType("triton.runtime.cache")
+    torch.torch_key = broken  # type: ignore[attr-defined]
+    triton.triton_key = lambda: told.append("triton")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, torch.__name__, torch)
+    monkeypatch.setitem(sys.modules, triton.__name__, triton)
+    standby.hash_compilers()
+    assert told == ["torch", "triton"]
+    monkeypatch.setitem(sys.modules, torch.__name__, None)
+    monkeypatch.setitem(sys.modules, triton.__name__, None)
+    standby.hash_compilers()
+    assert told == ["torch", "triton"]
