@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from bringup.edge import gpu, host, node
 from bringup.edge.docker import ContainerState, Engine, EngineFacts
-from bringup.edge.gpu import GpuState
+from bringup.edge.gpu import NO_BINDINGS, GpuState
 from bringup.edge.host import HostInfo, Memory
 from bringup.edge.node import NodeFacts
 from bringup.errors import BringupError
@@ -139,6 +139,8 @@ def choose_flavour(asked: str, engine: EngineFacts, gpu: GpuState) -> tuple[str,
     """Which image flavour to use, and why: what was asked for, or else gpu where a container could have one."""
     if asked != "auto":
         return asked, f"{asked} was asked for"
+    if gpu.error == NO_BINDINGS:
+        return "cpu", f"whether there is a GPU is not known: {NO_BINDINGS}"
     if not gpu.available:
         return "cpu", f"no NVIDIA driver answers (NVML: {gpu.error})"
     if not gpu.gpus:

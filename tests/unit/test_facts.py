@@ -19,11 +19,13 @@ from bringup.checks.facts import (
     gather_engine_gpu,
     needs_cdi,
 )
-from bringup.edge import gpu, host
+from bringup.edge import gpu, host, node
 from bringup.edge.docker import ContainerState, Engine, EngineFacts
 from bringup.edge.gpu import GpuState
+from bringup.edge.node import NodeFacts
 from bringup.errors import EvidenceMissing, TargetUnavailable
-from tests.unit.samples import ENGINE, GPU, H100, NO_ENGINE, NO_GPU, OWN, labels, plan
+from bringup.plan import Plan
+from tests.unit.samples import ENGINE, GPU, H100, NO_ENGINE, NO_GPU, NODE, OWN, labels, plan
 
 CPU_PLAN = plan()
 GPU_PLAN = plan("gpu")
@@ -43,6 +45,8 @@ RUNTIME = replace(ENGINE, runtimes=("nvidia", "runc"))
         ("auto", CDI, GPU, "gpu", "NVIDIA H100, and the engine has CDI devices"),
         ("auto", CDI, replace(GPU, gpus=(H100, H100)), "gpu", "2 x NVIDIA H100, and the engine has CDI devices"),
         ("auto", RUNTIME, NO_GPU, "cpu", "no NVIDIA driver answers (NVML: NVML Shared Library Not Found)"),
+        ("auto", RUNTIME, replace(NO_GPU, error=gpu.NO_BINDINGS), "cpu",
+         "whether there is a GPU is not known: the Python package nvidia-ml-py is not installed"),
         ("auto", RUNTIME, replace(GPU, gpus=()), "cpu", "the NVIDIA driver shows no usable GPU"),
         ("auto", RUNTIME, replace(GPU, gpus=(), error="GPU 0: GPU is lost"), "cpu",
          "the NVIDIA driver shows no usable GPU (GPU 0: GPU is lost)"),
@@ -106,6 +110,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr(gpu, "read", lambda: GPU)
     monkeypatch.setattr(host, "port_holder", lambda address, port: f"{address} {port}")
+    monkeypatch.setattr(node, "read", lambda: NODE)
     monkeypatch.setattr(host, "disk_free", lambda path: {"/var/lib/docker": 7}[str(path)])
     return FakeEngine()
 
@@ -153,6 +158,26 @@ def test_an_engine_that_goes_away_leaves_unknown_not_absent(fake: FakeEngine) ->
 def test_no_image_is_absent(fake: FakeEngine) -> None:
     fake.raw = lambda: None
     assert gather(CPU_PLAN, fake).image == ImageFacts(present=False)
+
+
+def test_of_an_images_variables_only_its_cuda_is_kept(fake: FakeEngine) -> None:
+    config = {"Labels": labels(), "Env": ["CUDA_VERSION=13.0.3", "TOKEN=secret", "ODD"]}
+    fake.raw = lambda: {"Id": "sha256:1", "Config": config}
+    found = gather(CPU_PLAN, fake).image
+    assert found.cuda == "13.0.3"
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize(("a_plan", "driver", "looked"), [
+    (CPU_PLAN, NO_GPU, False), (CPU_PLAN, GPU, True), (GPU_PLAN, NO_GPU, True),
+])  # fmt: skip
+def test_what_is_around_a_gpu_is_looked_at_where_there_may_be_one(
+    fake: FakeEngine, monkeypatch: pytest.MonkeyPatch, a_plan: Plan, driver: GpuState, looked: bool
+) -> None:
+    monkeypatch.setattr(gpu, "read", lambda: driver)
+    assert gather(a_plan, fake).node == (NODE if looked else NodeFacts())
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
+    assert gather(a_plan, fake).node == NodeFacts()  # another host's is not this one's
 
 
 def test_an_image_without_labels(fake: FakeEngine) -> None:
