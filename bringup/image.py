@@ -98,8 +98,7 @@ def write_warm(context: Path, tag: str, told: dict[str, Any], archive: bytes) ->
     (context / "warm/factors.json").write_text(json.dumps(told, indent=1, sort_keys=True), "utf-8")
     (context / "warm/caches.tar").write_bytes(archive)
     (context / "Dockerfile").write_text(
-        f"FROM {tag}\nCOPY --chmod=0644 warm/factors.json warm/caches.tar {WARM}/\n"
-        f'LABEL dev.bringup.warm="{told["sha256"]}"\n',
+        f'FROM {tag}\nCOPY warm/ {WARM}/\nLABEL dev.bringup.warm="{told["sha256"]}"\n',
         "utf-8",
     )
     for path in (context / "warm").iterdir():

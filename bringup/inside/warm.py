@@ -49,14 +49,19 @@ def before_start(
 
 def seed(warm: Path, cache: Path, found: Mapping[str, str], log: logging.Logger) -> bool:
     """Whether the image's caches were put in place; else a line says why not, if the image has any."""
-    if not (warm / FACTORS).exists():
+    try:
+        text = (warm / FACTORS).read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError as e:
+        log.warning("caches: the image's cannot be used: %s", e)
         return False
     if any(profile.entries(cache).values()):
         log.info("caches: kept from earlier starts; the image's own are not needed")
         return False
     begun = time.monotonic()
     try:
-        made = json.loads((warm / FACTORS).read_bytes())
+        made = json.loads(text)
         if reason := unfit(made["factors"], found):
             log.info("caches: empty, and the image's are not used: %s", reason)
             return False

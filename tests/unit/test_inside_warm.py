@@ -132,6 +132,13 @@ def test_an_archive_that_is_gone(image: Path, tmp_path: Path, caplog: pytest.Log
     assert "cannot be used" in caplog.text
 
 
+def test_factors_that_nobody_may_read(image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (image / warm.FACTORS).unlink()
+    (image / warm.FACTORS).mkdir()  # root may read anything, but nobody reads a directory
+    assert not warm.seed(image, tmp_path / "cache", FACTORS, LOG)
+    assert "the image's cannot be used" in caplog.text
+
+
 def test_an_image_without_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert not warm.seed(tmp_path, tmp_path / "cache", FACTORS, LOG)
     assert caplog.text == ""

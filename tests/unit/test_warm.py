@@ -47,7 +47,8 @@ def test_the_context_of_the_layer(tmp_path: Path) -> None:
     assert {p.stat().st_mtime for p in (tmp_path / "warm").iterdir()} == {0}
     lines = (tmp_path / "Dockerfile").read_text().splitlines()
     assert lines[0] == "FROM bringup:x"
-    assert lines[1].endswith(f" {inside.WARM}/")
+    assert lines[1] == f"COPY warm/ {inside.WARM}/"  # with --chmod=0644 nobody could enter the directory
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "warm").iterdir()} == {0o644}
     assert {inside.FACTORS, inside.ARCHIVE} == {p.name for p in (tmp_path / "warm").iterdir()}
 
 
