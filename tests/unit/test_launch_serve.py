@@ -57,11 +57,14 @@ class Waiting:
     """A standby that may be used once, or never."""
 
     def __init__(self, pid: int | None = 77) -> None:
-        self.pid, self.asked = pid, 0
+        self.pid, self.asked, self.ended = pid, 0, False
 
     def spawn(self, *_: Any) -> int | None:
         self.asked += 1
         return self.pid
+
+    def end(self) -> None:
+        self.ended = True
 
 
 @pytest.fixture
