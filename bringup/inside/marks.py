@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bringup.inside import events
@@ -21,7 +23,8 @@ def begin(path: str | None = None) -> None:
         return
     _log.setLevel(logging.INFO)
     _log.handlers = [events.Handler(target)]
-    _log.info("process started at %.3f", born())
+    with suppress(OSError, ValueError, IndexError):  # a log must never break the server
+        _log.info("process started at %.3f", born())
 
 
 def reached(name: str) -> None:
@@ -29,8 +32,15 @@ def reached(name: str) -> None:
     _log.info("reached %s", name)
 
 
+def left_out(part: str, why: str) -> None:
+    """Say, to people as well, that in one thing this start goes vLLM's own way."""
+    _log.warning("%s left out: %s", part, why)
+    sys.stderr.write(f"bringup: {part} left out: {why}; the start is vLLM's own in that\n")
+
+
 def born() -> float:
     """Epoch seconds of this process's start, by the kernel (10 ms steps)."""
     stat = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()
-    up = float(Path("/proc/uptime").read_text("utf-8").split()[0])
+    # Not /proc/uptime: LXC hosts put the container's own there, and the start is counted from the host's.
+    up = time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.time() - up + int(stat[19]) / os.sysconf("SC_CLK_TCK")

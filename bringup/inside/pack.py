@@ -36,9 +36,9 @@ HEADER = 16  # bytes before the code in a .pyc (PEP 552)
 
 
 def directories() -> list[str]:
-    """Where modules come from, but for the current directory, which `python -m` puts first."""
-    here = os.getcwd()  # noqa: PTH109 - compared with sys.path's words
-    return [p for p in sys.path if p not in ("", here)]
+    """Where modules come from, but for our own and for the current directory, which `python -m` puts first."""
+    left_out = ("", os.getcwd(), str(Path(__file__).parents[2]))  # noqa: PTH109 - compared with sys.path's words
+    return [p for p in sys.path if p not in left_out]
 
 
 def installation() -> str:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bringup.errors import UsageError
+
 VARIABLE = "BRINGUP_LAUNCH"
 # gate: the server imports while the weights are checked; pack, prefetch: see there; the others: see `serve`.
 PARTS = frozenset({"standby", "overlap", "gc", "inspect", "gate", "pack", "prefetch"})
 
 
 def parts(environ: Mapping[str, str]) -> frozenset[str]:
-    """All by default, none for `plain`, or the names given with a comma between."""
-    word = environ.get(VARIABLE, "")
-    return PARTS if word in ("", "all") else PARTS & set(word.split(","))
+    """All by default, none for `plain`, or the names given with a comma between.
+
+    Raises:
+        UsageError: there is no such part.
+    """
+    word = environ.get(VARIABLE, "").strip()
+    if word in ("", "all"):
+        return PARTS
+    named = frozenset(w.strip() for w in word.split(",")) - {"", "plain"}
+    if unknown := sorted(named - PARTS):
+        raise UsageError(
+            f"{VARIABLE} names {unknown[0]!r}, which is no part of the start",
+            hint=f"use all, plain, or some of {', '.join(sorted(PARTS))} with a comma between",
+        )
+    return named

@@ -11,12 +11,17 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import inspect
 import os
+import re
 import runpy
 import sys
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from bringup.inside import marks, pack, standby
@@ -25,6 +30,8 @@ from bringup.inside.supervise import GATE
 
 SERVER = "vllm.entrypoints.openai.api_server"
 API = ("vllm.v1.engine.async_llm", SERVER)
+# With more than one worker the engine's process computes nothing, and a GPU that it opens is memory lost.
+_WORKERS = re.compile(r"-(tp|pp|dp)|--(tensor|pipeline|data)[-_]parallel[-_]size|--device[-_]ids")
 
 
 def option(argv: Sequence[str], name: str) -> str | None:
@@ -74,37 +81,68 @@ def use_standby(waiting: standby.Standby) -> None:
 def overlap_tokenizer() -> None:
     """Start the engine before the tokenizer is loaded, which needs none; vLLM does it the other way round."""
     llm: Any = importlib.import_module("vllm.v1.engine.async_llm")
-    client_class, make_renderer = llm.EngineCoreClient, llm.renderer_from_config
-    make_client, get_executor = client_class.make_async_mp_client, llm.Executor.get_class
+    client_class, make_renderer, init = llm.EngineCoreClient, llm.renderer_from_config, llm.AsyncLLM.__init__
+    make_client, plugins = client_class.make_async_mp_client, llm.load_stat_logger_plugin_factories
+    inspect.signature(make_client).bind(vllm_config=0, executor_class=0, log_stats=0)
     ready: dict[int, Any] = {}
+    asked: dict[str, Any] = {}  # what AsyncLLM was given, since the engine gets the same
+
+    def remember(self: Any, *args: Any, **given: Any) -> None:
+        asked.clear()
+        asked.update(given)
+        init(self, *args, **given)
 
     def renderer_from_config(config: Any, **given: Any) -> Any:
         marks.reached("config made")
-        if not fits(config, llm.load_stat_logger_plugin_factories()):
+        if not fits(config, asked, plugins()):
             return make_renderer(config, **given)
-        made: Future[Any] = Future()
-
-        def make() -> None:
-            try:
-                renderer = make_renderer(config, **given)
-                # vLLM does this once more when it serves, with what was imported and compiled here: 0.5 s then.
-                renderer.warmup(importlib.import_module("vllm.renderers").ChatParams())
-                made.set_result(renderer)
-            except BaseException as e:
-                made.set_exception(e)
-            marks.reached("tokenizer")
-
-        threading.Thread(target=make, name="tokenizer", daemon=True).start()
-        ready[id(config)] = make_client(config, get_executor(config), True)
+        loading = Loading(lambda: make_renderer(config, **given))
+        client = make_client(vllm_config=config, executor_class=asked["executor_class"], log_stats=asked["log_stats"])
         marks.reached("engine ready")
-        return made.result()
+        try:
+            renderer = loading.result()
+        except BaseException:
+            client.shutdown()
+            raise
+        ready[id(config)] = client
+        return renderer
 
     def make_async_mp_client(vllm_config: Any, *args: Any, **given: Any) -> Any:
         client = ready.pop(id(vllm_config), None)
         return client if client is not None else make_client(vllm_config, *args, **given)
 
+    llm.AsyncLLM.__init__ = remember
     llm.renderer_from_config = renderer_from_config
     client_class.make_async_mp_client = staticmethod(make_async_mp_client)
+
+
+class Loading:
+    """The tokenizer's front end, made in a thread."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._made: Future[Any] = Future()
+        self._thread = threading.Thread(target=self._run, name="tokenizer", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            renderer = self._make()
+        except BaseException as e:
+            self._made.set_exception(e)
+            return
+        with suppress(Exception):
+            # vLLM does this once more when it serves, with what was imported and compiled here: 0.5 s then.
+            renderer.warmup(importlib.import_module("vllm.renderers").ChatParams())
+        marks.reached("tokenizer")
+        self._made.set_result(renderer)
+
+    def result(self) -> Any:
+        """It; what failed is made again here: a fault of two threads at once goes away, another is vLLM's to tell."""
+        if (error := self._made.exception()) is None:
+            return self._made.result()
+        marks.left_out("tokenizer beside the engine", repr(error))
+        return self._make()
 
 
 def inspect_here() -> None:
@@ -114,20 +152,30 @@ def inspect_here() -> None:
     GPU host with a cold page cache. It does so in order not to open the GPU before a fork, and nothing is forked here.
     """
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
-    if hasattr(registry, "_run_in_subprocess"):
-        registry._run_in_subprocess = lambda look: look()
+    if not hasattr(registry, "_run_in_subprocess"):
+        raise AttributeError("this vLLM looks at the model's class in another way")
+    registry._run_in_subprocess = lambda look: look()
 
 
-def fits(config: Any, loggers: Any) -> bool:
+def fits(config: Any, asked: Mapping[str, Any], loggers: Any) -> bool:
     """Whether the engine of this configuration may be started before its front end: one engine, text only."""
     parallel = config.parallel_config
     return (
         parallel.data_parallel_size == 1
         and getattr(parallel, "nnodes", 1) == 1
         and config.model_config.multimodal_config is None
-        and not loggers
-        and "--disable-log-stats" not in sys.argv
+        and {"executor_class", "log_stats"} <= asked.keys()
+        and not (loggers or asked.get("stat_loggers") or asked.get("client_addresses"))
+        and asked.get("client_count", 1) == 1
     )
+
+
+def use(part: str, change: Callable[[], object]) -> None:
+    """One of the changes; a vLLM or a Python that lacks what it stands on is started without."""
+    try:
+        change()
+    except (ImportError, AttributeError, TypeError) as e:
+        marks.left_out(part, f"{type(e).__name__}: {e}")
 
 
 def main(argv: list[str]) -> None:
@@ -138,13 +186,14 @@ def main(argv: list[str]) -> None:
     waiting = None
     spawns = os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     if "standby" in on and spawns:
-        waiting = standby.start(option(argv, "--model"))
+        alone = not any(_WORKERS.fullmatch(word.partition("=")[0]) for word in argv)
+        waiting = standby.start(option(argv, "--model"), device=alone)
     packed = pack.install() if "pack" in on else None
     if "gc" in on:
         gc.disable()
     if on:
         for name in API:
-            importlib.import_module(name)
+            use("imports ahead", partial(importlib.import_module, name))
         marks.reached("api imports")
     if "gc" in on:
         gc.freeze()  # what was imported stays, and need not be looked through again
@@ -152,14 +201,16 @@ def main(argv: list[str]) -> None:
     if packed:
         packed.cool()
     if waiting:
-        use_standby(waiting)
+        use("standby", partial(use_standby, waiting))
     if "overlap" in on:
-        overlap_tokenizer()
+        use("overlap", overlap_tokenizer)
     if "inspect" in on and spawns:
-        inspect_here()
+        use("inspect", inspect_here)
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]
+    # It is imported already, and that it runs once more under another name is as it should be.
+    warnings.filterwarnings("ignore", message=f"'{SERVER}' found in sys.modules", category=RuntimeWarning)
     runpy.run_module(SERVER, run_name="__main__", alter_sys=False)
 
 

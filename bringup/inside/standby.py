@@ -42,8 +42,11 @@ GPU = (
 )
 CPU = ("vllm.v1.executor.multiproc_executor",)
 _SPAWN = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
-# Read when a process begins or opens the device: with another value a standby is not what a new process would be.
-_FIXED = re.compile(r"CUDA_.*|NVIDIA_.*|LD_.*|PYTHON.*|TORCH_.*|VLLM_TARGET_DEVICE|VLLM_PLUGINS")
+# Read when a process begins, imports or opens the device: with another value a standby is not what a new process would
+# be. vLLM itself sets the last one when it makes the configuration of some models, for decorators to find.
+_FIXED = re.compile(
+    r"CUDA_.*|NVIDIA_.*|LD_.*|PYTHON.*|TORCH_.*|VLLM_TARGET_DEVICE|VLLM_PLUGINS|VLLM_USE_BREAKABLE_CUDAGRAPH"
+)
 
 
 class Standby:
@@ -64,34 +67,55 @@ class Standby:
             fds: what the process inherits: the resource tracker's, and one end of each of its two pipes.
 
         Returns:
-            Its pid, or None when it must be started the ordinary way.
+            Its pid, or None when it must be started the ordinary way; the standby is gone then.
         """
         channel, self._channel = self._channel, None
-        numbers = _SPAWN.search(os.fsdecode(argv[-2])) if len(argv) > 2 else None
-        now = dict(os.environ)
-        changed = {k for k in {*now, *self._environment} if now.get(k) != self._environment.get(k)}
         if channel is None:
             return None
+        now = dict(os.environ)
+        numbers = _SPAWN.search(os.fsdecode(argv[-2])) if len(argv) > 2 else None
         with channel:
-            fixed = sorted(k for k in changed if _FIXED.fullmatch(k) and k not in self._free)
-            # OpenCV puts its own directory in front of the others while it is imported, there as here.
-            old, new = (e.get("LD_LIBRARY_PATH", "") for e in (self._environment, now))
-            fixed = [k for k in fixed if k != "LD_LIBRARY_PATH" or not new.endswith(old)]
-            if not numbers or len(set(fds)) != 3 or fixed:
-                marks.reached(f"standby left out: {', '.join(fixed) or 'more open files than expected'}")
-                return None
-            tracker, pipe = int(numbers[1]), int(numbers[2])
-            alive = next(fd for fd in fds if fd not in (tracker, pipe))
-            try:
-                send(channel, now, (tracker, pipe, alive))
-            except OSError:  # it died
-                return None
-        return self.pid
+            why = self._misfit(os.fsdecode(argv[0]), numbers, fds, now)
+            if numbers and not why:
+                tracker, pipe = int(numbers[1]), int(numbers[2])
+                alive = next(fd for fd in fds if fd not in (tracker, pipe))
+                try:
+                    send(channel, now, (tracker, pipe, alive))
+                    return self.pid
+                except OSError as e:
+                    why = f"it does not take its work ({e.strerror or e})"
+        self._end()
+        marks.left_out("standby", why)
+        return None
+
+    def _misfit(self, program: str, numbers: re.Match[str] | None, fds: Sequence[int], now: dict[str, str]) -> str:
+        """Why the standby is not what would be started; empty when it is."""
+        if program != sys.executable:  # with NUMA binding it is a wrapper
+            return f"the engine is to be started by {program}"
+        if not numbers:
+            return "this Python starts processes in another way"
+        if len(set(fds)) != 3:
+            return "more open files than expected"
+        old = self._environment
+        changed = {k for k in {*now, *old} if now.get(k) != old.get(k)}
+        fixed = {k for k in changed if _FIXED.fullmatch(k)} - self._free
+        # OpenCV puts its own directory in front of the others while it is imported, there as here.
+        if now.get("LD_LIBRARY_PATH", "").endswith(old.get("LD_LIBRARY_PATH", "")):
+            fixed.discard("LD_LIBRARY_PATH")
+        return f"vLLM changed {', '.join(sorted(fixed))} meanwhile" if fixed else ""
+
+    def _end(self) -> None:
+        """End it now: one that goes later gives GPU memory back while the engine measures it, which vLLM refuses."""
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
 
 
 def send(channel: socket.socket, environment: dict[str, str], fds: Sequence[int]) -> None:
     """An environment and open files, through a Unix socket."""
     data = json.dumps(environment).encode("utf-8", "surrogateescape")
+    if len(data) > _LIMIT:
+        raise OSError(f"an environment of {len(data)} bytes")
     rights = array.array("i", fds)
     channel.sendmsg([len(data).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
     channel.sendall(data)
@@ -114,17 +138,20 @@ def receive(channel: socket.socket) -> tuple[dict[str, str], list[int]] | None:
     return json.loads(data.decode("utf-8", "surrogateescape")), list(fds)
 
 
-def start(model: str | None) -> Standby | None:
-    """Start one for a model's directory; None when this host refuses."""
+def start(model: str | None, device: bool = True) -> Standby | None:
+    """Start one for a model's directory, which opens the first GPU or does not; None when this host refuses."""
     import _posixsubprocess  # noqa: F401 - what multiprocessing itself uses
     from multiprocessing import util
 
     ours, theirs = socket.socketpair()
     argv = [sys.executable, *util._args_from_interpreter_flags(), "-m", __spec__.name, str(theirs.fileno())]  # type: ignore[attr-defined]
     try:
-        pid = util.spawnv_passfds(os.fsencode(sys.executable), [*argv, model or ""], [theirs.fileno()])
-    except OSError:
+        pid = util.spawnv_passfds(
+            os.fsencode(sys.executable), [*argv, model or "", str(int(device))], [theirs.fileno()]
+        )
+    except OSError as e:
         ours.close()
+        marks.left_out("standby", e.strerror or str(e))
         return None
     finally:
         theirs.close()
@@ -133,7 +160,7 @@ def start(model: str | None) -> Standby | None:
 
 def model_module(directory: str) -> str | None:
     """The module of vLLM that holds the model's class, by config.json's architecture; None when that is not clear."""
-    with suppress(OSError, ValueError, KeyError, IndexError, TypeError, ImportError):
+    with suppress(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, ImportError):
         config = json.loads(Path(directory, "config.json").read_text("utf-8"))
         registry: Any = importlib.import_module("vllm.model_executor.models.registry")
         return f"vllm.model_executor.models.{registry._VLLM_MODELS[config['architectures'][0]][0]}"
@@ -160,10 +187,11 @@ def of(flavour: str) -> tuple[str, ...]:
     return GPU if flavour == "gpu" else CPU
 
 
-def warm(flavour: str, directory: str) -> None:
+def warm(flavour: str, directory: str, device: bool = True) -> None:
     """Import, and open the device meanwhile; what cannot be had now, the engine will ask for itself and explain."""
-    if flavour == "gpu":
-        threading.Thread(target=open_device, name="device", daemon=True).start()
+    opening = threading.Thread(target=open_device, name="device", daemon=True)
+    if flavour == "gpu" and device:
+        opening.start()
     for name in (*ENGINE, *of(flavour)):
         with suppress(ImportError):
             importlib.import_module(name)
@@ -171,6 +199,8 @@ def warm(flavour: str, directory: str) -> None:
         with suppress(ImportError):
             importlib.import_module(module)
     marks.reached("standby imports")
+    if opening.ident:
+        opening.join()  # the driver reads the environment, which `become` exchanges
 
 
 def become(environment: dict[str, str], fds: list[int]) -> None:
@@ -199,7 +229,7 @@ def load_tokenizer_beside() -> None:
     try:
         engine: Any = importlib.import_module("vllm.v1.engine.core").EngineCore
         load: Any = importlib.import_module("vllm.tokenizers").cached_tokenizer_from_config
-    except (ImportError, AttributeError):  # another release
+    except (ImportError, AttributeError):  # another release: it loads its tokenizer where it does
         return
     init = engine.__init__
 
@@ -236,7 +266,7 @@ def collect_again_when_ready() -> None:
     core.freeze_gc_heap = freeze_and_enable
 
 
-def main(fd: int, directory: str) -> None:
+def main(fd: int, directory: str, device: bool = True) -> None:
     """Warm up, wait for the engine's start, become it."""
     gc.disable()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -248,7 +278,7 @@ def main(fd: int, directory: str) -> None:
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
     if "pack" in parts(os.environ):
         pack.install()
-    warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory)
+    warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory, device)
     gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
     with channel:
         given = receive(channel)
@@ -258,9 +288,7 @@ def main(fd: int, directory: str) -> None:
     become(*given)
 
 
-if __name__ == "__mp_main__" and "pack" in parts(
-    os.environ
-):  # multiprocessing's new process, for an engine or a worker of it
+if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that the engine starts, for a worker
     pack.install()
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1")
