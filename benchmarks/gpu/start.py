@@ -3,11 +3,13 @@
 
 usage: start.py --model DIR --out DIR [--rounds N] [--arm NAME[@CACHE]:VARIABLE=VALUE,...] STEP...
 
-A STEP is ARM[+cold][+fresh][+drop][+decode][+snap][+imports]; the steps run in the order given, N times over.
+A STEP is ARM[+cold][+layer][+fresh][+drop][+decode][+snap][+pack][+imports]; the steps run in the order given, N times.
   arms     plain: python -m vllm.entrypoints.openai.api_server with the flags of the usual instructions.
            fast, default, eager: python -m bringup.inside with BRINGUP_PROFILE and the image's environment.
            --arm adds one of ours with more variables; those with the same CACHE share their caches.
   cold     the arm's caches are emptied first; otherwise its start before filled them (run one +cold step first)
+  layer    with /opt/bringup/warm, the caches that `bringup build --warm` bakes into the image; +pack made them
+  pack     afterwards the arm's caches are packed as that layer
   fresh    no bytecode is there and none is written: an installation by a tool that compiles none (pip compiles)
   drop     the page cache is dropped first (root only)
   decode   tokens a second at 1 and 64 streams afterwards
@@ -43,6 +45,7 @@ PORT = 8000
 NAME = "bench"  # what the server calls the model
 DEADLINE = 400.0  # seconds until a start counts as failed
 STATE_DIR = "/var/lib/bringup"
+LAYER = Path("/opt/bringup/warm")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "CC", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_CPU_KVCACHE_SPACE")
 KEPT_PREFIXES = ("CUDA_", "NCCL_", "NVSHMEM_", "TORCH_SYMM_")  # what the machine's owner set for its GPUs
@@ -146,6 +149,9 @@ def prepare(bench: Bench, arm: Arm, marks: set[str]) -> None:
         shutil.rmtree(home, ignore_errors=True)
     if arm.ours:  # a container's /tmp is new at each start
         shutil.rmtree(home / "tmp", ignore_errors=True)
+        LAYER.unlink(missing_ok=True)
+        if "layer" in marks:
+            LAYER.symlink_to(bench.caches / "layer")
     if "drop" in marks:
         subprocess.run(["sync"], check=True)
         Path("/proc/sys/vm/drop_caches").write_text("3", "ascii")
@@ -172,6 +178,16 @@ def stop(process: subprocess.Popen[bytes], watch: Watch, gpu: Gpu, before: int) 
             break
         time.sleep(0.05)
     return took | {"released_s": released}
+
+
+def pack_layer(bench: Bench, environment: dict[str, str]) -> None:
+    """The caches of the start that just ended, as the image's layer."""
+    argv = [sys.executable, "-m", "bringup.inside.warm", "pack"]
+    told = json.loads(subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout)
+    layer = bench.caches / "layer"
+    layer.mkdir(exist_ok=True)
+    shutil.move(told.pop("archive"), layer / "caches.tar")
+    (layer / "factors.json").write_text(json.dumps(told), "utf-8")
 
 
 def snapshot(stem: Path) -> None:
@@ -209,7 +225,7 @@ def measure(process: subprocess.Popen[bytes], asked: float, marks: set[str], ste
 def run(bench: Bench, arm: Arm, marks: set[str]) -> dict[str, Any]:
     """One start, measured and stopped; its files are in `bench.out`."""
     prepare(bench, arm, marks)
-    state = "-".join(m for m in ("cold", "fresh", "drop", "imports") if m in marks) or "warm"
+    state = "-".join(m for m in ("cold", "layer", "fresh", "drop", "imports") if m in marks) or "warm"
     names = (f"{arm.name}.{state}.{n}" for n in itertools.count())
     stem = bench.out / next(name for name in names if not (bench.out / f"{name}.json").exists())
     records, log = (stem.with_name(stem.name + suffix) for suffix in (".jsonl", ".log"))
@@ -234,6 +250,8 @@ def run(bench: Bench, arm: Arm, marks: set[str]) -> dict[str, Any]:
         written = bench.caches / arm.cache / "state/run/server.jsonl"
         if written.exists():
             shutil.copyfile(written, records)
+        if "pack" in marks:
+            pack_layer(bench, environment)
     shown = {k: v for k, v in environment.items() if k not in ("PATH", "LD_LIBRARY_PATH")}
     result = {"arm": arm.name, "ours": arm.ours, "state": state, "argv": argv, "environment": shown, "asked": asked}
     result |= found | ended | {"gpu_before": before, "births": watch.births, "memory": watch.memory}

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Markdown of a directory of start.py's results: totals and ratios, decode rates, memory.
+"""Markdown of a directory of start.py's results: totals and ratios, stages, decode rates, memory.
 
 usage: summary.py DIR [--plain ARM] [--bare OUT.json]
 
@@ -15,6 +15,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import bringup.timeline as starts
 
 BARE = ("arm", "ours", "state", "to_200_s", "to_first_token_s", "second_request_s", "exit_s", "released_s", "failed")
 
@@ -50,6 +52,40 @@ def totals(runs: list[dict[str, Any]], plain: str) -> str:
         p50 = f"{median(values):.1f}" if values else ""
         rows.append([f"{state}, {arm}", str(len(values)), p50, ratio, shown, str(lost[state, arm] or "")])
     return table(["state, arm", "n", "p50 s", "ratio", "all values", "failed"], rows)
+
+
+def timeline(path: Path, run: dict[str, Any]) -> starts.Timeline:
+    """Where the time of one start went, by its log records and the clock outside."""
+    text = path.with_suffix(".jsonl").read_text("utf-8", errors="replace")
+    clock = starts.Anchors(run["asked"], run["asked"], run["first_200"], run["first_token"])
+    return starts.build(starts.read_events(text), clock)
+
+
+def stages(runs: list[tuple[Path, dict[str, Any]]]) -> str:
+    """Median seconds of each stage of the path, an arm and state a column; the gaps; the share that has a name."""
+    columns: dict[tuple[str, str], list[starts.Timeline]] = defaultdict(list)
+    for path, run in runs:
+        if "failed" not in run and path.with_suffix(".jsonl").exists():
+            columns[run["state"], run["arm"]].append(timeline(path, run))
+    names = list(dict.fromkeys(s.name for made in columns.values() for t in made for s in t.stages if s.path))
+    names.sort(key=lambda n: min(_begin(t, n) for made in columns.values() for t in made))
+    rows = []
+    for name in names:
+        cells = [[sum(s.seconds or 0.0 for s in t.stages if s.path and s.name == name) for t in made]
+                 for made in columns.values()]  # fmt: skip
+        rows.append([name, *(f"{median(c):.2f}" if any(c) else "" for c in cells)])
+    whole = [[t.whole or 0.0 for t in made] for made in columns.values()]
+    gaps = [[sum(g.end - g.begin for g in t.gaps) for t in made] for made in columns.values()]
+    least = [min(t.coverage or 0.0 for t in made) for made in columns.values()]
+    rows += [["gaps", *(f"{median(g):.2f}" for g in gaps)], ["**whole**", *(f"{median(w):.2f}" for w in whole)]]
+    rows += [["least share with a name", *(f"{c:.1%}" for c in least)]]
+    return table(["stage", *(f"{state}, {arm} (n={len(made)})" for (state, arm), made in columns.items())], rows)
+
+
+def _begin(made: starts.Timeline, name: str) -> float:
+    """Seconds into the start at which a stage of the path began; one that was not observed comes last."""
+    found = [s.begin for s in made.stages if s.path and s.name == name and s.begin is not None]
+    return found[0] - (made.begin or 0.0) if found else float("inf")
 
 
 def rates(runs: list[dict[str, Any]], plain: str) -> str:
@@ -107,10 +143,12 @@ def main() -> None:
     parser.add_argument("--plain", default="plain", help="the arm that the others are compared with")
     parser.add_argument("--bare", type=Path)
     given = parser.parse_args()
-    runs = [r for _, r in load(given.directory)]
+    loaded = load(given.directory)
+    runs = [r for _, r in loaded]
     if not runs:
         parser.error(f"{given.directory} holds no results of start.py")
     print("## Process spawn to first streamed token\n\n" + totals(runs, given.plain))
+    print("## Stages, median seconds\n\n" + stages(loaded))
     if any(r.get("decode") for r in runs):
         print("## Decode, tokens a second\n\n" + rates(runs, given.plain))
     if any(r["memory"] for r in runs):
