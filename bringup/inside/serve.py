@@ -214,9 +214,7 @@ def main(argv: list[str]) -> None:
     runpy.run_module(SERVER, run_name="__main__", alter_sys=False)
 
 
-if __name__ == "__mp_main__" and "pack" in parts(
-    os.environ
-):  # multiprocessing's new process, for an engine or a worker of it
+if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that this one starts, for an engine
     pack.install()
 if __name__ == "__main__":
     main(sys.argv[1:])
