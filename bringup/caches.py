@@ -104,8 +104,8 @@ def judge(events: Sequence[Event], factors_before: Any, factors_now: Any) -> Cac
         factors_now: what `python -m bringup.inside.profile factors` prints. Either may be None or not readable.
     """
     before, now = _kept(factors_before), _kept(factors_now)
-    if before and now and before.get("container") != now.get("container"):
-        before = now = None  # a file of another container, on a volume that this one cannot write
+    if not before or not now or before.get("container") != now.get("container"):
+        before = now = None  # of one alone nobody knows whether it is left from another container
     start = _Start(
         tuple(e.text for e in events),
         _texts((before or {}).get("factors")), _texts((now or {}).get("factors")),

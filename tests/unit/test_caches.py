@@ -101,6 +101,8 @@ def test_a_miss_names_the_factors_that_differ() -> None:
         (kept(None, inductor={"x": 1}), kept({"a": "1"}), "nothing is known of an earlier start"),
         (kept({"a": "1"}, inductor={"x": 1}), kept({"a": "1"}), "no known factor differs"),
         (None, None, "nothing is known of an earlier start"),
+        (kept({"a": "1"}), None, "nothing is known of an earlier start"),
+        (None, kept({"a": "1"}), "nothing is known of an earlier start"),
         ({"schema": 99, "factors": {"a": "1"}}, kept({"a": "2"}), "nothing is known of an earlier start"),
         (["no", "dict"], {"schema": 1, "factors": 5, "entries": 6}, "nothing is known of an earlier start"),
         (kept({"a": "1"}, "old", inductor={"x": 1}), kept({"a": "2"}), "nothing is known of an earlier start"),
