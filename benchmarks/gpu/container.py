@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "gpubench"
 PLAIN, VOLUME = "gpubench-plain", "gpubench-plain-caches"
 DEADLINE = 400.0
+LOOK_EVERY = 3.0  # seconds between two looks at the container: each takes a moment of the machine that is measured
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def container_of(name: str) -> str:
     ).stdout.strip()
 
 
+def is_running(container: str) -> bool:
+    """Whether the engine says so."""
+    return call("docker", "inspect", "--format", "{{.State.Running}}", container).stdout.strip() == "true"
+
+
 def started_at(container: str) -> float:
     """When the engine started it, in epoch seconds."""
     text = call("docker", "inspect", "--format", "{{.State.StartedAt}}", container).stdout.strip()
@@ -114,10 +120,20 @@ def run(bench: Bench, step: str, number: int) -> dict[str, Any]:
     with stem.with_name(stem.name + ".command.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
 
-        def alive(command: subprocess.Popen[bytes] = process) -> bool:
-            return command.poll() in (None, 0)
+        looked = [asked]
 
-        _, healthy = probe.wait_healthy(bench.port, alive, asked + DEADLINE)
+        def alive(command: subprocess.Popen[bytes] = process, looked: list[float] = looked) -> bool:
+            code = command.poll()  # docker run --detach ends at once, well or not
+            if code != 0 or time.time() - looked[0] < LOOK_EVERY:
+                return code in (None, 0)
+            looked[0] = time.time()
+            return is_running(container_of(name))
+
+        try:
+            _, healthy = probe.wait_healthy(bench.port, alive, asked + DEADLINE)
+        except KeyboardInterrupt:  # what it said until then is worth having
+            call("docker", "logs", container_of(name), file=stem.with_name(stem.name + ".log"))
+            raise
         found: dict[str, Any] = {"step": step, "argv": argv, "asked": asked, "first_200": healthy}
         if healthy:
             found["first_token"] = probe.first_token(bench.port, bench.model, 8).first

@@ -202,4 +202,7 @@ def _bytecode(source: str) -> bytes | None:
     if content[:4] != importlib.util.MAGIC_NUMBER:
         return None
     code = content[HEADER:]
-    return code if marshal.loads(code).co_filename == source else None  # noqa: S302
+    if marshal.loads(code).co_filename == source:  # noqa: S302
+        return code
+    found = SourceFileLoader("", source).get_code("")  # compiled elsewhere, and told its place when it is loaded
+    return marshal.dumps(found) if found else None

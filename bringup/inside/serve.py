@@ -170,12 +170,14 @@ def fits(config: Any, asked: Mapping[str, Any], loggers: Any) -> bool:
     )
 
 
-def use(part: str, change: Callable[[], object]) -> None:
-    """One of the changes; a vLLM or a Python that lacks what it stands on is started without."""
+def use(part: str, change: Callable[[], object]) -> bool:
+    """Make one of the changes; a vLLM or a Python that lacks what it stands on is started without."""
     try:
         change()
     except (ImportError, AttributeError, TypeError) as e:
         marks.left_out(part, f"{type(e).__name__}: {e}")
+        return False
+    return True
 
 
 def main(argv: list[str]) -> None:
@@ -200,8 +202,8 @@ def main(argv: list[str]) -> None:
         gc.enable()
     if packed:
         packed.cool()
-    if waiting:
-        use("standby", partial(use_standby, waiting))
+    if waiting and not use("standby", partial(use_standby, waiting)):
+        waiting.end()
     if "overlap" in on:
         use("overlap", overlap_tokenizer)
     if "inspect" in on and spawns:

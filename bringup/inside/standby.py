@@ -84,7 +84,7 @@ class Standby:
                     return self.pid
                 except OSError as e:
                     why = f"it does not take its work ({e.strerror or e})"
-        self._end()
+        self.end()
         marks.left_out("standby", why)
         return None
 
@@ -104,8 +104,10 @@ class Standby:
             fixed.discard("LD_LIBRARY_PATH")
         return f"vLLM changed {', '.join(sorted(fixed))} meanwhile" if fixed else ""
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """End it now: one that goes later gives GPU memory back while the engine measures it, which vLLM refuses."""
+        if self._channel:
+            self._channel.close()
         with suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)

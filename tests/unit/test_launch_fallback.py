@@ -14,7 +14,7 @@ from bringup.errors import UsageError
 from bringup.inside import marks, serve, standby
 from bringup.inside.parts import VARIABLE, parts
 from tests.unit.launchfakes import lines, reached
-from tests.unit.test_launch_serve import ARGV, config, llm, log, module, patched, started, vllm
+from tests.unit.test_launch_serve import ARGV, Waiting, config, llm, log, module, patched, started, vllm
 from tests.unit.test_launch_standby import Open, files, killed, pair
 
 __all__ = ["files", "killed", "llm", "log", "pair", "started", "vllm"]  # fixtures
@@ -72,13 +72,14 @@ def test_a_vllm_without_its_engine_says_itself_what_is_missing(
     assert {p for p, _ in said(log)} == {"imports ahead", "overlap"}
 
 
-def test_a_python_that_spawns_in_another_way(
-    vllm: Path, started: list[str | None], log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_that_spawns_in_another_way(vllm: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = Waiting()
+    monkeypatch.setattr(standby, "start", lambda *_, **__: waiting)
     monkeypatch.delattr(mp_util, "spawnv_passfds")
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
     assert [p for p, _ in said(log)] == ["standby"]
+    assert waiting.ended
 
 
 @pytest.mark.parametrize("word", ["-tp", "--tensor-parallel-size=2", "--pipeline_parallel_size", "--device-ids=1"])
