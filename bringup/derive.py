@@ -153,7 +153,8 @@ def _ledger(
 
 def _look(evidence: Evidence, container: Container) -> tuple[ledger.Sample, frozenset[int], bool]:
     """One sample of now, the container's processes, and whether it serves; one that is gone has none of them."""
-    with observe.eye(on_gpu=evidence.plan.flavour == "gpu", local=evidence.local) as eye:
+    plan = evidence.plan
+    with observe.eye(on_gpu=plan.flavour == "gpu", local=evidence.local, gpus=plan.gpus) as eye:
         try:
             serves = container.state().status == "running"
             eye.follow(container)
@@ -193,7 +194,7 @@ def _moments(made: ledger.Ledger) -> Table:
         name = f"{m.name} ({m.stage})" if m.stage not in ("", m.name) else m.name
         figures = (size(m.card), size(m.server)) if on_gpu else ()
         rows.append((name, *figures, size(m.rss), m.note))
-    columns = ("all GPUs", "server on GPUs") if on_gpu else ()
+    columns = ("reserved GPUs", "server on GPUs") if on_gpu else ()
     return "memory: when", ("moment", *columns, "processes (RSS)", ""), rows
 
 

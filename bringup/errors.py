@@ -39,7 +39,7 @@ _MEANINGS = {
     Exit.WEIGHTS_DIFFER: "the weights differ from the lock",
     Exit.NEVER_READY: "the server died or never answered",
     Exit.PROBE_FAILED: "the server answered, but a probe failed",
-    Exit.TARGET_UNAVAILABLE: "the target (Docker Engine, server address, model hub) cannot be reached",
+    Exit.TARGET_UNAVAILABLE: "the target (Docker Engine, server address, model hub) cannot be reached or used",
     Exit.UNKNOWN: "unknown: evidence that should be there is missing",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.TERMINATED: "terminated (SIGTERM)",

@@ -69,10 +69,10 @@ def _rss_by_engine(container: Container) -> int | None:
 
 
 @contextmanager
-def eye(*, on_gpu: bool, local: bool) -> Iterator[Eye]:
-    """An eye with NVML open, where there are GPUs to look at."""
+def eye(*, on_gpu: bool, local: bool, gpus: str | None = "all") -> Iterator[Eye]:
+    """An eye with NVML open, where there are GPUs to look at; `gpus`: those, as the setting says it."""
     if on_gpu and local:
-        with gpu.meter() as read_gpu:
+        with gpu.meter(gpus) as read_gpu:
             yield Eye(read_gpu, local=local)
     else:
         yield Eye(lambda: None, local=local)
@@ -81,8 +81,10 @@ def eye(*, on_gpu: bool, local: bool) -> Iterator[Eye]:
 class Sampler:
     """Samples in a thread of its own from `with` to its end, whatever ends it."""
 
-    def __init__(self, *, on_gpu: bool, local: bool, period: float | None = None, most: int = MOST) -> None:
-        self._on_gpu, self._local, self._most = on_gpu, local, most
+    def __init__(
+        self, *, on_gpu: bool, local: bool, gpus: str | None = "all", period: float | None = None, most: int = MOST
+    ) -> None:
+        self._on_gpu, self._local, self._gpus, self._most = on_gpu, local, gpus, most
         self._period = period if period is not None else PERIOD if local else REMOTE_PERIOD
         self._samples: list[Sample] = []
         self._container: Container | None = None
@@ -109,7 +111,7 @@ class Sampler:
 
     def _work(self) -> None:
         try:
-            with eye(on_gpu=self._on_gpu, local=self._local) as looking:
+            with eye(on_gpu=self._on_gpu, local=self._local, gpus=self._gpus) as looking:
                 following = None
                 while True:
                     if self._container is not following:

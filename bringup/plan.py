@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bringup import fit, profile
+from bringup import fit, gpus, profile
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
 from bringup.settings import BAKED, VOLUME, Settings, server_environment
@@ -21,6 +21,7 @@ WEIGHTS_DIR = "/weights"  # the volume, or where a directory of the host is moun
 NO_MODEL = "none"  # what the Dockerfile and the image's label call no weights
 SERVER_PORT = 8000  # inside the container
 SERVICE = "server"  # of compose.yaml
+CDI_FILE = "compose.cdi.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class Plan:
     """Everything a target needs to start the server, and everything the probes expect of it.
 
     Times in seconds. `weights`: baked, volume, or a directory of the host. `sources` says where each setting came from
-    (flag, environment, file, default). `shape`: the model's dimensions, where they are known.
+    (flag, environment, file, default). `shape`: the model's dimensions, where they are known. `gpus`: what is
+    reserved, as the setting says it; None is the first GPU.
     """
 
     project: str
@@ -64,6 +66,14 @@ class Plan:
     expect: Expect
     sources: dict[str, str]
     shape: fit.Shape | None = None
+    gpus: str | None = None
+
+    @property
+    def reservation(self) -> str | None:
+        """The compose file that reserves the GPUs; None for a server without."""
+        if self.flavour != "gpu":
+            return None
+        return gpus.override(SERVICE, self.gpus, cdi=CDI_FILE in self.compose_files)
 
     @property
     def baked_model(self) -> str:
@@ -133,6 +143,11 @@ def make_plan(
             f"--bind {settings.bind} is not loopback and no API key is set: a public endpoint needs one",
             hint="give --api-key-file FILE, or publish on 127.0.0.1 and use an SSH tunnel",
         )
+    if settings.gpus and name != "gpu":
+        raise UsageError(
+            f"--gpus {settings.gpus} asks for GPUs, and the {name} flavour uses none ({reason})",
+            hint="give --flavour gpu, or leave --gpus out",
+        )
     inside, timeout = settings, settings.timeout
     if isinstance(settings.weights, Path):
         settings = dataclasses.replace(settings, weights=settings.weights.absolute())
@@ -165,6 +180,7 @@ def make_plan(
         ),
         sources=sources,
         shape=model.shape,
+        gpus=settings.gpus,
     )
 
 
@@ -195,7 +211,7 @@ def compose_files(flavour: str, weights: str | Path = BAKED, *, cdi: bool) -> tu
     if flavour == "cpu":
         files += ["compose.cpu.yaml"]
     elif cdi:
-        files += ["compose.cdi.yaml"]
+        files += [CDI_FILE]
     if weights != BAKED:
         files += ["compose.weights-volume.yaml" if weights == VOLUME else "compose.weights-dir.yaml"]
     return tuple(files)

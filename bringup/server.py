@@ -40,7 +40,7 @@ class Server:
     """A running server, as the probes see it.
 
     `deadline`: seconds that one probe may take. `vram_before`: bytes of GPU memory in use before the start, None
-    when the start was not observed.
+    when the start was not observed. `gpus`: those that it was given, as the setting says it.
     """
 
     http: Http
@@ -48,3 +48,4 @@ class Server:
     deadline: float
     container: Container | None = None
     vram_before: int | None = None
+    gpus: str | None = "all"

@@ -100,6 +100,24 @@ def weights_place(text: str) -> str | Path:
     return text if text in (BAKED, VOLUME) else Path(text)
 
 
+def gpu_request(text: str) -> str:
+    """`all`, a number of GPUs, or `device=` with indices, UUIDs or MIG devices; CDI's prefix may stand before an id.
+
+    Quotes around it, which Docker needs where there is a comma, are dropped.
+    """
+    value = text.strip().strip('"')
+    if value == "all" or re.fullmatch(r"[1-9][0-9]{0,2}", value):
+        return value
+    kind, _, names = value.partition("=")
+    ids = [name.strip().removeprefix("nvidia.com/gpu=") for name in names.split(",")]
+    known = r"(0|[1-9][0-9]{0,2})(:[0-9]{1,2})?|(GPU|MIG)-[0-9A-Za-z/-]+"  # 1:0 is a MIG device by its place
+    if kind != "device" or not all(re.fullmatch(known, name) for name in ids):
+        raise ValueError(f"{text!r} is not all, a number of GPUs, or device= with indices or UUIDs, like device=0,2")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{text!r} names a GPU twice")
+    return "device=" + ",".join(ids)
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     """A parser that takes one of some words."""
 
@@ -168,6 +186,10 @@ class Settings:
     flavour: str = _option(
         "auto", "Image flavour: gpu, cpu, or auto by what the host has.", one_of("auto", "gpu", "cpu"), "FLAVOUR"
     )
+    gpus: str | None = _option(
+        None, "GPUs that the server is given, in Docker's words: `all`, a number, or `device=0,2` with indices or "
+        "UUIDs; the first one by default.", gpu_request, "GPUS",
+    )  # fmt: skip
     image: str | None = _option(None, "Image to start instead of bringup:FLAVOUR-MODEL.", metavar="IMAGE")
     project: str = _option("bringup", "Compose project: names the containers and volumes.", project_name, "NAME")
     timeout: float = _option(900.0, "Deadline from start to the first token.", deadline, "DURATION")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bringup import __version__, artifacts, catalog, checks, default_model, derive, image, observe, probes
+from bringup import __version__, artifacts, catalog, checks, default_model, derive, gpus, image, observe, probes
 from bringup.checks import facts
 from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
@@ -161,6 +161,7 @@ def _server(run: Run, container: EngineContainer, vram_before: int | None = None
         deadline=run.plan.request_timeout,
         container=container,
         vram_before=vram_before,
+        gpus=run.plan.gpus,
     )
 
 
@@ -243,9 +244,9 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
     Raises:
         NeverReady: it could not be started, died, went away, or gave no token in time.
     """
-    vram = gpu.memory_used() if run.plan.expect.gpu else None
+    vram = gpu.memory_used(run.plan.gpus) if run.plan.expect.gpu else None
     run.moments = Moments(asked=time.time())
-    with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local) as sampler:
+    with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local, gpus=run.plan.gpus) as sampler:
         with run.step("start the container") as detail:
             container = target.up(run.plan, detail)
         sampler.follow(container)
@@ -294,7 +295,7 @@ def collect(
                 log=files.get("server.jsonl") or files.get("server.log", ""),
                 moments=run.moments,
                 observed=run.observed,
-                card=run.host.gpu.gpus[0].memory_total if run.host.gpu.gpus else None,
+                card=_card(run),
                 local=run.host.local,
             ),
             container,
@@ -319,6 +320,12 @@ def collect(
     return record, bundle
 
 
+def _card(run: Run) -> int | None:
+    """Bytes of the first of the server's GPUs, where this host has it."""
+    mine = checks.reserved(run.plan.gpus, run.host.gpu.gpus)
+    return next((card.memory_total for card in run.host.gpu.gpus if card.index in mine), None)
+
+
 def attach(run: Run) -> tuple[EngineContainer, Server]:
     """The project's running server.
 
@@ -333,7 +340,9 @@ def attach(run: Run) -> tuple[EngineContainer, Server]:
             f"the project {run.plan.project} has no running server: {found}", hint="run `bringup up`"
         )
     # Whoever answers on another port is not this container, however well it answers.
-    bindings = (container.inspect()["NetworkSettings"]["Ports"] or {}).values()
+    seen = container.inspect()
+    run.plan = dataclasses.replace(run.plan, gpus=gpus.of_container(seen))  # what it has, whatever is asked for now
+    bindings = (seen["NetworkSettings"]["Ports"] or {}).values()
     ports = sorted({b["HostPort"] for published in bindings for b in published or []})
     if str(run.plan.port) not in ports:
         raise TargetUnavailable(

@@ -99,7 +99,7 @@ def per_gpu(name: str, needed: str, facts: HostFacts, plan: Plan, judge: Callabl
 
 def each(facts: HostFacts, plan: Plan, judge: Callable[[GpuFacts], Finding]) -> list[Finding]:
     """The findings of all GPUs; one that not all share names its GPU, one that the server does not get only warns."""
-    mine = reserved(getattr(plan, "gpus", None), facts.gpu.gpus)
+    mine = reserved(plan.gpus, facts.gpu.gpus)
     judged = [(gpu, judge(gpu)) for gpu in facts.gpu.gpus]
     if len({(f.status, f.found) for _, f in judged}) == 1:
         return [f for _, f in judged]

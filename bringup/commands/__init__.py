@@ -14,8 +14,8 @@ from bringup.lock import LOCK
 WHERE = ("project", "flavour", "model", "weights", "image", "bind", "port", "api_key_file", "api_key")
 FETCH = ("hf_endpoint", "hf_token_file", "hf_token", "transfer")
 SERVE = (
-    *WHERE, *FETCH, "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "stall_timeout",
-    "fetch_timeout", "timeout", "vllm_args",
+    *WHERE, *FETCH, "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "gpus",
+    "stall_timeout", "fetch_timeout", "timeout", "vllm_args",
 )  # fmt: skip
 BUILD = ("base", "find_links", "ca_file")
 STATE: dict[str, Any] = {}  # the console of the command that runs

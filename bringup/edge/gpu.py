@@ -111,23 +111,22 @@ def _one(nvml: Any, index: int) -> GpuFacts:
     )
 
 
-def memory_by_pid() -> dict[int, int] | None:
-    """Bytes of GPU memory per compute process (process ids of the host), summed over all GPUs.
+def memory_by_pid(asked: str | None = "all") -> dict[int, int] | None:
+    """Bytes of GPU memory per compute process (process ids of the host), summed over the GPUs that are `asked` for.
 
     Empty when no process uses a GPU; None when NVML does not tell: no driver, a GPU that cannot be read, or a
     process whose memory it hides (WSL, some virtual GPUs).
     """
-    with meter() as read_now:
+    with meter(asked) as read_now:
         now = read_now()
     return now.by_pid if now else None
 
 
-def memory_used() -> int | None:
-    """Bytes in use on all GPUs together, or None when there is no GPU or one cannot be read."""
-    state = read()
-    if not state.gpus or state.error:
-        return None
-    return sum(gpu.memory_used for gpu in state.gpus)
+def memory_used(asked: str | None = "all") -> int | None:
+    """Bytes in use on the GPUs that are `asked` for together, or None when there is none or one cannot be read."""
+    with meter(asked) as read_now:
+        now = read_now()
+    return sum(now.used) if now else None
 
 
 def _text(value: str | bytes) -> str:
@@ -143,13 +142,16 @@ class Reading:
 
 
 @contextmanager
-def meter() -> Iterator[Callable[[], Reading | None]]:
-    """For who reads often: NVML is opened once. The reader gives None for what a driver does not tell, as above."""
+def meter(asked: str | None = "all") -> Iterator[Callable[[], Reading | None]]:
+    """For who reads often: NVML is opened once. The reader gives None for what a driver does not tell, as above.
+
+    `asked`: which GPUs to look at, as the setting `gpus` says it; None is the first one.
+    """
     error = _nvml_error()
     with ExitStack() as open_:
         try:
             nvml = open_.enter_context(_nvml())
-            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+            handles = _reserved(nvml, asked)
         except error:
             handles = []
 
@@ -161,6 +163,21 @@ def meter() -> Iterator[Callable[[], Reading | None]]:
             return Reading(used, _by_pid(nvml, handles)) if handles else None
 
         yield read_now
+
+
+def _reserved(nvml: Any, asked: str | None) -> list[Any]:
+    """The GPUs that a reservation means. NVML counts as the engine's ways do, by the PCI bus.
+
+    A MIG device that is named by its place (1:0) is looked at as its whole card.
+    """
+    kind, _, names = (asked or "1").partition("=")
+    if kind == "device":
+        ids = dict.fromkeys(name.split(":")[0] for name in names.split(","))
+        by_index, by_uuid = nvml.nvmlDeviceGetHandleByIndex, nvml.nvmlDeviceGetHandleByUUID
+        return [by_index(int(name)) if name.isdigit() else by_uuid(name) for name in ids]
+    count = int(nvml.nvmlDeviceGetCount())
+    first = count if kind == "all" else min(int(kind), count)
+    return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(first)]
 
 
 def _by_pid(nvml: Any, handles: list[Any]) -> dict[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import shutil
 import subprocess
@@ -33,8 +34,11 @@ def run(
     on_line: Callable[[str], None] | None = None,
     timeout: float | None = None,
     cwd: Path | None = None,
+    feed: str = "",
 ) -> Outcome:
     """Run a program to its end; `on_line` sees each line of standard error as it comes.
+
+    `feed`: its standard input, a few kilobytes at most (more than a pipe holds would wait for the program).
 
     The program gets its own process group's signals from the terminal as any child does; when this call is
     interrupted, it is terminated (killed after 10 s), never left running.
@@ -52,7 +56,7 @@ def run(
     tail: collections.deque[str] = collections.deque(maxlen=40)
     child = subprocess.Popen(
         [program, *argv[1:]],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,6 +83,9 @@ def run(
     for reader in readers:
         reader.start()
     try:
+        if child.stdin:
+            with contextlib.suppress(BrokenPipeError), child.stdin:  # it ended without reading: its exit code tells
+                child.stdin.write(feed)
         code = child.wait(timeout)
     except subprocess.TimeoutExpired:
         _stop(child)

@@ -69,12 +69,12 @@ def vram(server: Server) -> Finding:
     if not server.expect.gpu:
         return skipped(wanted, "the cpu flavour uses no GPU")
     need = server.expect.weights_bytes
-    held = gpu.memory_by_pid()
+    held = gpu.memory_by_pid(server.gpus)
     if held is None:
         return unknown(wanted, "NVML gives no memory by process on this host")
     pids = {int(row["PID"]) for row in server.container.top() if row.get("PID", "").isdigit()}
     ours = sum(size for pid, size in held.items() if pid in pids)
-    now = gpu.memory_used()
+    now = gpu.memory_used(server.gpus)
     grown = None if now is None or server.vram_before is None else now - server.vram_before
     data = {"weights": need, "held_by_server": ours, "used": now, "before": server.vram_before}
     story = json.dumps({k: v for k, v in data.items() if v is not None})

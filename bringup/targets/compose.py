@@ -10,9 +10,10 @@ from typing import Any
 
 from bringup.edge import process
 from bringup.edge.docker import START_ENGINE, ContainerState, Engine
-from bringup.errors import NeverReady, TargetUnavailable, UsageError
+from bringup.errors import BringupError, NeverReady, TargetUnavailable, UsageError
 from bringup.plan import SERVICE, Plan
 from bringup.settings import BAKED, VOLUME
+from bringup.targets import refusals
 
 IMAGE_USER = 1000  # of the Dockerfile
 
@@ -152,18 +153,17 @@ class ComposeTarget:
         """Create and start the container.
 
         Raises:
-            NeverReady: the engine could not start it; the message is the engine's own.
-            TargetUnavailable: no engine answers.
+            TargetUnavailable: no engine answers, or it cannot start the container for a reason that is known.
+            NeverReady: it could not start it; the message is the engine's own.
         """
         values = variables(plan, secrets_owner(plan))
-        outcome = self._compose(["up", "--detach", "--no-build", "--pull", "never"], values, on_line)
+        up = ["up", "--detach", "--no-build", "--pull", "never"]
+        outcome = self._compose(up, values, on_line, more=plan.reservation or "")
+        if outcome.code:
+            raise refused(outcome.tail)
         container = self.container()
-        if outcome.code or container is None:
-            raise NeverReady(
-                f"the engine did not start the container: {explain(outcome.tail)}",
-                hint="`bringup doctor` looks for the usual causes",
-                detail=outcome.tail,
-            )
+        if container is None:
+            raise NeverReady(f"compose says that it started {self._project}, and the engine has no such container")
         return container
 
     def down(self, *, volumes: bool = False) -> None:
@@ -185,15 +185,36 @@ class ComposeTarget:
         values: dict[str, str],
         on_line: Callable[[str], None] | None,
         names: tuple[str, ...] | None = None,
+        more: str = "",
     ) -> process.Outcome:
+        """Run compose; `more`: one more compose file, which it reads from its standard input."""
         root = project_root()
         files = [part for name in names or self._files for part in ("--file", str(root / name))]
+        files += ["--file", "-"] if more else []
         return process.run(
             ["docker", "compose", "--project-name", self._project, "--project-directory", str(root), *files, *argv],
             extra_env=values,
             on_line=on_line,
             timeout=300,
+            feed=more,
         )
+
+
+def refused(output: str) -> BringupError:
+    """Why the engine did not start a container, by what compose says."""
+    known = refusals.find(output)
+    if known is None:
+        return NeverReady(
+            f"the engine did not start the container: {explain(output)}",
+            hint="`bringup doctor` looks for the usual causes",
+            detail=output,
+        )
+    return TargetUnavailable(
+        f"the engine did not start the container: {known.found}; needed: {known.needed}",
+        hint=known.remedy,
+        detail=explain(output),
+        id=known.id,
+    )
 
 
 def explain(output: str) -> str:

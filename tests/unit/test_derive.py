@@ -153,7 +153,7 @@ def test_factors_that_nobody_can_tell_are_none(reader: Reader, file: Any, execut
 def test_the_tables_have_a_dash_where_nothing_is_known() -> None:
     rows, moments = derive.ledger_tables(ledger.make(ledger.Seen(flavour="gpu")))
     assert {cell for row in rows[2] for cell in row[1:4]} == {"-"}
-    assert moments[1] == ("moment", "all GPUs", "server on GPUs", "processes (RSS)", "")
+    assert moments[1] == ("moment", "reserved GPUs", "server on GPUs", "processes (RSS)", "")
     (_, columns, lines) = derive.ledger_tables(ledger.make(ledger.Seen(flavour="cpu")))[1]
     assert columns == ("moment", "processes (RSS)", "")
     assert all(len(line) == len(columns) for line in lines)

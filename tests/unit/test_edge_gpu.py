@@ -63,6 +63,11 @@ class Nvml:
             raise NvmlError("GPU is lost")
         return index
 
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802
+        if uuid not in ("GPU-0", "GPU-1"):
+            raise NvmlError("Not Found")
+        return int(uuid.removeprefix("GPU-"))
+
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
         return SimpleNamespace(total=80 * GIB, used=(handle + 1) * GIB, free=0)
 

@@ -93,7 +93,7 @@ def meters(monkeypatch: pytest.MonkeyPatch, *readings: gpu.Reading | None) -> li
     left, acts = list(readings), []
 
     @contextmanager
-    def meter() -> Iterator[Callable[[], gpu.Reading | None]]:
+    def meter(_asked: str | None) -> Iterator[Callable[[], gpu.Reading | None]]:
         acts.append("open")
         yield lambda: left.pop(0) if len(left) > 1 else left[0]
         acts.append("close")

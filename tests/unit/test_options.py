@@ -22,6 +22,7 @@ VALUES: dict[str, Any] = {
     "max_model_len": 512,
     "gpu_memory_utilization": 0.5,
     "profile": "eager",
+    "gpus": "device=0,2",
     "vllm_args": ("--seed", "1 2", "--x='y'"),
     "weights": Path("a b/weights"),
     "bind": "::1",

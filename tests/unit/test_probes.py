@@ -355,7 +355,7 @@ HELD: dict[str, tuple[dict[int, int] | None, int | None, int | None, int, Status
 @pytest.mark.parametrize("name", HELD)
 def test_vram(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     held, now, before, weights, status = HELD[name]
-    monkeypatch.setattr(gpu, "memory_by_pid", lambda: held)
-    monkeypatch.setattr(gpu, "memory_used", lambda: now)
+    monkeypatch.setattr(gpu, "memory_by_pid", lambda _: held)
+    monkeypatch.setattr(gpu, "memory_used", lambda _: now)
     server = make_server(FakeHttp({}), gpu=True, weights_bytes=weights, container=FakeContainer(), vram_before=before)
     assert behind.vram(server).status is status

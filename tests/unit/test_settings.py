@@ -32,6 +32,7 @@ OTHER: dict[str, list[Any]] = {
     "max_model_len": [1, 4096],
     "gpu_memory_utilization": [0.5, 0.123456789, 1.0],
     "profile": ["fast", "default", "eager"],
+    "gpus": ["all", "2", "device=0,2"],
     "vllm_args": [("--seed", "1"), ("--chat-template", "a b'c\"d", "", "$HOME;*")],
     "weights": ["volume", Path("/srv/a b"), Path("models/x")],
     "bind": ["192.0.2.1", "::1"],
