@@ -39,7 +39,7 @@ REFUSALS = (
         "nvidia-container-cli: initialization error: nvml error: driver/library version mismatch: unknown",
         "the NVIDIA kernel module and the driver's libraries are of two versions",
         "one version of both: the driver was updated and the old module is still loaded",
-        "reboot, or stop what uses the GPUs and reload the module: `sudo rmmod nvidia_uvm nvidia; sudo modprobe nvidia`",
+        "reboot, or stop what uses the GPUs and reload it: `sudo rmmod nvidia_uvm nvidia; sudo modprobe nvidia`",
         f"{_TOOLKIT_ISSUES}/394",
     ),
     Refusal(

@@ -33,7 +33,12 @@ from tests.integration.support import (
 pytestmark = pytest.mark.integration
 
 PROJECT = f"{SESSION}-gpus"
-PROGRAM = "from bringup import workflow\nworkflow.require = lambda run: None\nfrom bringup.cli import main\nraise SystemExit(main())"
+PROGRAM = """
+from bringup import workflow
+workflow.require = lambda run: None
+from bringup.cli import main
+raise SystemExit(main())
+"""
 HOST = {"0": "/dev/null", "1": "/dev/zero", "2": "/dev/full"}
 NUMBERS = {"0": "1:3", "1": "1:5", "2": "1:7"}  # major and minor of these, the same on every Linux
 SPEC = f"{SESSION}.json"
