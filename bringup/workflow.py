@@ -295,7 +295,7 @@ def collect(
                 log=files.get("server.jsonl") or files.get("server.log", ""),
                 moments=run.moments,
                 observed=run.observed,
-                card=_card(run),
+                card=checks.card(run.plan.gpus, run.host.gpu.gpus),
                 local=run.host.local,
             ),
             container,
@@ -318,12 +318,6 @@ def collect(
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle
-
-
-def _card(run: Run) -> int | None:
-    """Bytes of the first of the server's GPUs, where this host has it."""
-    mine = checks.reserved(run.plan.gpus, run.host.gpu.gpus)
-    return next((card.memory_total for card in run.host.gpu.gpus if card.index in mine), None)
 
 
 def attach(run: Run) -> tuple[EngineContainer, Server]:

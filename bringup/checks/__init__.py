@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from bringup.checks import engine, gpu, health, host
 from bringup.checks.facts import HostFacts, choose_flavour, gather, gather_engine_gpu
-from bringup.checks.finding import reserved
+from bringup.checks.finding import card
 from bringup.plan import Plan
 from bringup.records import CheckRecord
 
 __all__ = [
-    "CHECKS", "ON_GPU", "SOURCES", "HostFacts", "choose_flavour", "examine", "gather", "gather_engine_gpu", "reserved",
+    "CHECKS", "ON_GPU", "SOURCES", "HostFacts", "card", "choose_flavour", "examine", "gather", "gather_engine_gpu",
 ]  # fmt: skip
 
 # By name, causes before what they cause: the first failure is the one to act on.

@@ -90,6 +90,12 @@ def reserved(asked: str | None, gpus: tuple[GpuFacts, ...]) -> frozenset[int]:
     return found or frozenset(indices)
 
 
+def card(asked: str | None, gpus: tuple[GpuFacts, ...]) -> int | None:
+    """Bytes of the first GPU that the server gets; None without one."""
+    mine = reserved(asked, gpus)
+    return next((gpu.memory_total for gpu in gpus if gpu.index in mine), None)
+
+
 def per_gpu(name: str, needed: str, facts: HostFacts, plan: Plan, judge: Callable[[GpuFacts], Finding]) -> CheckRecord:
     """A check that looks at each GPU by itself."""
     if why := not_asked(facts, plan):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bringup.checks.facts import HostFacts
-from bringup.checks.finding import Finding, each, record, reserved
+from bringup.checks.finding import Finding, card, each, record, reserved
 from bringup.edge.gpu import GpuFacts
 from bringup.records import Status
 from tests.unit.samples import FACTS, GPU, H100, plan
@@ -34,6 +34,13 @@ PASS, WARN, FAIL, UNKNOWN, SKIP = Status
 )
 def test_the_gpus_that_the_server_gets(asked: str | None, indices: set[int]) -> None:
     assert reserved(asked, CARDS) == indices
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 1), ("device=2", 3), ("device=GPU-3,1", 2), ("all", 1)])
+def test_the_first_of_the_servers_gpus(asked: str | None, size: int) -> None:
+    cards = tuple(replace(c, memory_total=c.index + 1) for c in CARDS)
+    assert card(asked, cards) == size
+    assert card(asked, ()) is None
 
 
 def sick(index: int, status: Status) -> list[Finding]:
