@@ -81,6 +81,7 @@ def write_weights(path: Path) -> int:
 
     tensors = {name: tensor(name, shape) for name, shape in shapes()}
     importlib.import_module("safetensors.torch").save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves it to its owner alone, and a container serves as another user
     return sum(t.numel() for t in tensors.values())
 
 

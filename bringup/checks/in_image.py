@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bringup import gpus
 from bringup.checks.facts import HostFacts, TorchFacts, needs_cdi
 from bringup.edge.docker import Engine
 from bringup.errors import BringupError, NeverReady
@@ -28,19 +29,14 @@ print(json.dumps(said))
 
 
 def ask(engine: Engine, plan: Plan, facts: HostFacts) -> TorchFacts:
-    """What torch in the plan's image says of one reserved GPU; that it could not be asked is an answer too."""
+    """What torch in the plan's image says of the reserved GPUs; that it could not be asked is an answer too."""
     if not facts.engine.reachable:
         return TorchFacts(started=None, error="the Docker Engine does not answer")
     if not facts.image.present:
         return TorchFacts(started=None, error=f"{plan.image} is not there")
-    cdi = needs_cdi(facts.engine)
+    request = gpus.request(plan.gpus, cdi=needs_cdi(facts.engine))
     try:
-        code, out = engine.once(
-            plan.image,
-            [PYTHON, "-c", PROGRAM],
-            driver="cdi" if cdi else "nvidia",
-            devices=list(facts.engine.gpu_devices[:1]) if cdi else None,
-        )
+        code, out = engine.once(plan.image, [PYTHON, "-c", PROGRAM], request)
     except NeverReady as e:
         return TorchFacts(started=False, error=e.message)
     except BringupError as e:

@@ -201,11 +201,11 @@ class Engine:
             code = client.api.exec_inspect(made["Id"])["ExitCode"]
         return (126 if code is None else int(code)), bytes(out).decode("utf-8", "replace")
 
-    def once(self, image: str, argv: list[str], *, driver: str, devices: list[str] | None) -> tuple[int, str]:
-        """Run a program in a container of its own, with a GPU reserved: exit code and standard output.
+    def once(self, image: str, argv: list[str], reserve: dict[str, Any]) -> tuple[int, str]:
+        """Run a program in a container of its own, with GPUs reserved: exit code and standard output.
 
-        `driver` and `devices` are of the device request (`devices` None: any one GPU). The container has no network
-        and is gone afterwards.
+        `reserve`: an item of Compose's `devices` (see `gpus.request`). The container has no network and is gone
+        afterwards.
 
         Raises:
             NeverReady: the engine could not start it; the message is the engine's own.
@@ -215,8 +215,11 @@ class Engine:
         import docker.types
 
         client = self.client
-        ask = {"device_ids": devices} if devices else {"count": 1}
-        request = docker.types.DeviceRequest(driver=driver, capabilities=[["gpu"]], **ask)
+        count = {"all": -1}.get(reserve.get("count", 0), reserve.get("count", 0))
+        request = docker.types.DeviceRequest(
+            driver=reserve["driver"], count=count, device_ids=reserve.get("device_ids", []),
+            capabilities=[reserve["capabilities"]],
+        )  # fmt: skip
         with _answers():
             container = client.containers.create(
                 image, entrypoint=argv[:1], command=argv[1:], device_requests=[request], network_mode="none",

@@ -217,7 +217,8 @@ def become(environment: dict[str, str], fds: list[int]) -> None:
     os.environ.update(environment)
     collect_again_when_ready()
     load_tokenizer_beside()
-    threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
+    if environment.get("BRINGUP_FLAVOUR") == "gpu":  # on a CPU this process compiles nothing, its worker does
+        threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
     tracker, pipe, _alive = fds  # the third is closed by the end of this process, and that is its whole use
     sys.argv = ["-c", "--multiprocessing-fork"]
     multiprocessing.spawn.spawn_main(tracker_fd=tracker, pipe_handle=pipe)

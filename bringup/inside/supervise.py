@@ -41,7 +41,8 @@ def start_beside(argv: Sequence[str], environment: Mapping[str, str], check: Cal
     """Start the server, which imports and then waits, and meanwhile check its weights.
 
     Raises:
-        BringupError: what `check` raises; the server is gone then, and has read nothing of the weights.
+        BringupError: what `check` raises; the server is gone then, and has read of the model no more than the name of
+            its architecture.
     """
     reading, writing = os.pipe()
     try:

@@ -181,13 +181,13 @@ def port_thief(tmp_path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def test_a_port_taken_meanwhile_is_told_in_the_engines_words(
+def test_a_port_taken_meanwhile_is_explained(
     engine: docker.DockerClient, project: str, tmp_path: Path, port_thief: tuple[int, dict[str, str]]
 ) -> None:
     port, env = port_thief
     done = bringup(*up_args(project, tmp_path, port), env=env)
-    assert done.code == 6
-    assert_said(done, "the engine did not start the container", f"127.0.0.1:{port}", "address already in use")
+    assert done.code == 8
+    assert_said(done, "the engine did not start the container", f"127.0.0.1:{port} is taken", "[port-taken]")
     assert leftovers(engine, project) == []
 
 
@@ -265,7 +265,7 @@ def test_keep_leaves_the_failed_server(engine: docker.DockerClient, project: str
         (r"Container .*Creating", signal.SIGINT, 130),
         (r"Container .*Starting", signal.SIGTERM, 143),
         (r"^start the container: ", signal.SIGINT, 130),
-        (r"starting vLLM", signal.SIGTERM, 143),
+        (r"are as locked", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_during_up_leaves_nothing(

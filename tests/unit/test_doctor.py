@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bringup import catalog, workflow
+from bringup import catalog, gpus, workflow
 from bringup.checks import in_image, recorded
 from bringup.checks.facts import HostFacts, ImageFacts, TorchFacts
 from bringup.commands import doctor
@@ -152,11 +152,11 @@ class Once(Engine):
     def __init__(self, answer: Callable[[], tuple[int, str]]) -> None:
         super().__init__()
         self.answer = answer
-        self.asked: list[tuple[str, str, list[str] | None]] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
 
-    def once(self, image: str, argv: list[str], *, driver: str, devices: list[str] | None) -> tuple[int, str]:
+    def once(self, image: str, argv: list[str], reserve: dict[str, Any]) -> tuple[int, str]:
         assert argv[:2] == [in_image.PYTHON, "-c"]
-        self.asked.append((image, driver, devices))
+        self.asked.append((image, reserve))
         return self.answer()
 
 
@@ -190,14 +190,14 @@ def raises(error: Exception) -> Callable[[], tuple[int, str]]:
 def test_what_torch_says(answer: Callable[[], tuple[int, str]], facts: TorchFacts) -> None:
     engine = Once(answer)
     assert in_image.ask(engine, plan("gpu"), ON_GPU) == facts
-    assert engine.asked == [("bringup:gpu-tiny-qwen2", "nvidia", None)]
+    assert engine.asked == [("bringup:gpu-tiny-qwen2", gpus.request(None, cdi=False))]
 
 
 def test_the_gpu_is_reserved_the_way_that_the_engine_has() -> None:
     engine = Once(lambda: (0, SAID))
     by_cdi = replace(ON_GPU, engine=replace(ENGINE, gpu_devices=("nvidia.com/gpu=0", "nvidia.com/gpu=1")))
-    in_image.ask(engine, plan("gpu"), by_cdi)
-    assert engine.asked == [("bringup:gpu-tiny-qwen2", "cdi", ["nvidia.com/gpu=0"])]
+    in_image.ask(engine, plan("gpu", gpus="device=1"), by_cdi)
+    assert engine.asked == [("bringup:gpu-tiny-qwen2", gpus.request("device=1", cdi=True))]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import docker.errors
 import pytest
 
+from bringup import gpus
 from bringup.edge.docker import Engine
 from bringup.errors import NeverReady, TargetUnavailable
 
@@ -64,7 +65,7 @@ def engine(container: Container, given: dict[str, Any]) -> Engine:
 
 
 def test_a_program_runs_and_its_container_goes(engine: Engine, container: Container, given: dict[str, Any]) -> None:
-    assert engine.once("i", ["python", "-c", "x"], driver="nvidia", devices=None) == (3, "said\n")
+    assert engine.once("i", ["python", "-c", "x"], gpus.request(None, cdi=False)) == (3, "said\n")
     assert container.calls == ["start", "wait", "logs", "remove"]
     assert (given["image"], given["entrypoint"], given["command"]) == ("i", ["python"], ["-c", "x"])
     assert (given["network_mode"], given["read_only"], given["cap_drop"]) == ("none", True, ["ALL"])
@@ -74,9 +75,15 @@ def test_a_program_runs_and_its_container_goes(engine: Engine, container: Contai
 
 
 def test_a_device_is_asked_for_by_its_name(engine: Engine, given: dict[str, Any]) -> None:
-    engine.once("i", ["x"], driver="cdi", devices=["nvidia.com/gpu=1"])
+    engine.once("i", ["x"], gpus.request("device=1", cdi=True))
     (request,) = given["device_requests"]
     assert (request["Driver"], request["Count"], request["DeviceIDs"]) == ("cdi", 0, ["nvidia.com/gpu=1"])
+
+
+def test_all_of_them(engine: Engine, given: dict[str, Any]) -> None:
+    engine.once("i", ["x"], gpus.request("all", cdi=False))
+    (request,) = given["device_requests"]
+    assert (request["Count"], request["DeviceIDs"]) == (-1, [])
 
 
 @pytest.mark.parametrize(
@@ -99,5 +106,5 @@ def test_what_fails_leaves_no_container(
 ) -> None:
     container.fails[call] = error
     with pytest.raises(kind, match=words):
-        engine.once("i", ["x"], driver="nvidia", devices=None)
+        engine.once("i", ["x"], gpus.request(None, cdi=False))
     assert container.calls[-1] == "remove"
