@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import urllib.request
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +38,8 @@ class HubServer:
         try:
             self._process = self._start()
         except OSError as e:  # seen once in some thousand starts, its errno was not kept: it is shown, and tried again
-            print(f"the test hub's process did not start: {e!r}; {len(os.listdir('/proc/self/fd'))} open files")
+            files = sum(1 for _ in Path("/proc/self/fd").iterdir())
+            warnings.warn(f"the test hub's process did not start: {e!r}; {files} open files", stacklevel=2)
             self._process = self._start()
         assert self._process.stdout
         self.endpoint = self._process.stdout.readline().strip()
