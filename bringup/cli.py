@@ -101,7 +101,7 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 
 @command
-@takes(*SERVE, *BUILD, "artifacts", "request_timeout", "keep")
+@takes(*SERVE, *BUILD, "artifacts", "suite", "request_timeout", "keep")
 def up(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Check, build if needed, start, wait for the first token, verify, collect: the main job.
 
@@ -126,20 +126,27 @@ def _conclude(watch: Any, record: Any, bundle: Path) -> int:
 
 
 @command
-@takes(*WHERE, "request_timeout")
+@takes(*WHERE, "suite", "request_timeout")
+@click.option("--probe", "asked", multiple=True, metavar="NAME", help="Ask only this probe; may be repeated.")
 @click.argument("url", required=False)
 @click.option("--expect-model", metavar="NAME", help="Model that the server at URL must serve.")
-def verify(watch: Any, settings: Settings, sources: dict[str, str], url: str | None, expect_model: str | None) -> int:
+def verify(
+    watch: Any, settings: Settings, sources: dict[str, str],
+    asked: tuple[str, ...], url: str | None, expect_model: str | None,
+) -> int:  # fmt: skip
     """Ask the running server everything that proves it works; with URL, any vLLM anywhere.
 
     The key for URL comes from --api-key-file or the variable BRINGUP_API_KEY.
     """
-    from bringup import workflow
+    from bringup import probes, workflow
 
+    if strange := sorted(set(asked) - set(probes.PROBES)):
+        raise UsageError(f"there is no probe {', '.join(strange)}", hint=f"there are {', '.join(probes.PROBES)}")
     if url:
-        records = workflow.verify_address(url, settings, expect_model, watch)
+        records = workflow.verify_address(url, settings, expect_model, watch, asked)
     else:
         run = workflow.prepare("verify", settings, sources, watch)
+        run.asked = asked
         records = workflow.probe(run, workflow.attach(run)[1])
     verdict = verdict_of(records)
     watch.probes(records)
@@ -154,7 +161,7 @@ def _scope(records: tuple[ProbeRecord, ...], verdict: Verdict) -> str:
 
 
 @command
-@takes(*WHERE, "artifacts", "request_timeout")
+@takes(*WHERE, "artifacts", "suite", "request_timeout")
 def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Verify the running server and write the evidence into a new bundle."""
     from bringup import artifacts, workflow

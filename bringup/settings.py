@@ -194,6 +194,10 @@ class Settings:
     project: str = _option("bringup", "Compose project: names the containers and volumes.", project_name, "NAME")
     timeout: float = _option(900.0, "Deadline from start to the first token.", deadline, "DURATION")
     request_timeout: float = _option(60.0, "Deadline of one probe.", deadline, "DURATION")
+    suite: str = _option(
+        "standard", "Probes to ask: `smoke` whether it answers rightly; `standard` all of them.",
+        one_of("smoke", "standard"), "SUITE",
+    )  # fmt: skip
     artifacts: Path = _option(Path("artifacts"), "Directory that bundles are written to.", Path, "DIR")
     keep: bool = _option(False, "Leave a server that failed running, to look into it.", boolean, "BOOL")
     base: str | None = _option(None, "Base image to build on instead of the locked one.", metavar="IMAGE")

@@ -64,6 +64,7 @@ class Run:
     started: float = field(default_factory=time.time)
     steps: list[StepRecord] = field(default_factory=list)
     checks: tuple[CheckRecord, ...] = ()
+    asked: tuple[str, ...] = ()  # probes by name, instead of the suite
     probes: tuple[ProbeRecord, ...] = ()
     first_token: float | None = None
     moments: Moments = field(default_factory=Moments)
@@ -278,7 +279,7 @@ def _evidence(run: Run, server: Server, container: EngineContainer, error: str) 
 def probe(run: Run, server: Server) -> tuple[ProbeRecord, ...]:
     """Ask all probes."""
     with run.step("verify") as detail:
-        run.probes = tuple(probes.verify(server, detail))
+        run.probes = tuple(probes.verify(server, detail, run.asked or probes.SUITES[run.settings.suite]))
     return run.probes
 
 
@@ -347,8 +348,11 @@ def attach(run: Run) -> tuple[EngineContainer, Server]:
     return container, _server(run, container)
 
 
-def verify_address(url: str, settings: Settings, named: str | None, watch: Watch) -> tuple[ProbeRecord, ...]:
-    """Ask a server anywhere; `named`: the model it must serve, else whatever it lists first."""
+def verify_address(
+    url: str, settings: Settings, named: str | None, watch: Watch, asked: tuple[str, ...] = ()
+) -> tuple[ProbeRecord, ...]:
+    """Ask a server anywhere; `named`: the model it must serve, else whatever it lists first; `asked`: see `Run`."""
+    names = asked or probes.SUITES[settings.suite]
     http = Http(url, api_key(settings))
     served = named
     if served is None:
@@ -356,12 +360,12 @@ def verify_address(url: str, settings: Settings, named: str | None, watch: Watch
             body, _ = openai.decode(http.get("/v1/models", settings.request_timeout))
             served = body["data"][0]["id"] if body else None
         except NoAnswer as e:  # one deadline is enough to know
-            return tuple(probes.unanswered(str(e)))
+            return tuple(probes.unanswered(str(e), names))
         except (KeyError, IndexError, TypeError):
             served = None  # the probes will say what is wrong
     server = Server(http=http, expect=expect_remote(catalog.load(), served), deadline=settings.request_timeout)
     with watch.step("verify") as detail:
-        return tuple(probes.verify(server, detail))
+        return tuple(probes.verify(server, detail, names))
 
 
 def console_output(run: Run, tail: int | None) -> str:

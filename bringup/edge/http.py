@@ -88,6 +88,32 @@ class Http:
         """
         return self._whole("POST", path, payload, timeout)
 
+    def send(self, method: str, path: str, data: bytes, content_type: str, timeout: float) -> Answer:
+        """Send bytes as they are, whatever they are; see `post`."""
+        return self._whole(method, path, data, timeout, content_type)
+
+    def abandon(self, path: str, payload: Any, timeout: float, events: int) -> tuple[int, float]:
+        """Begin a stream, read so many events of it, and hang up: how many came, and after how many seconds.
+
+        See `post`.
+        """
+        seen, started = 0, time.monotonic()
+        with attention(), self._open("POST", path, payload, timeout) as response:
+            for chunk in self._chunks(response, started, timeout):
+                seen += chunk.count(b"data:")
+                if seen >= events:
+                    break
+        return seen, time.monotonic() - started
+
+    @property
+    def has_key(self) -> bool:
+        """Whether requests carry a key."""
+        return bool(self._api_key)
+
+    def with_key(self, api_key: str | None) -> Http:
+        """The same server, asked with another key or none."""
+        return Http(self.base_url, api_key)
+
     def events(self, path: str, payload: Any, timeout: float) -> tuple[Answer, list[Event]]:
         """POST JSON and read server-sent events until the stream ends; see `post`."""
         events: list[Event] = []
@@ -107,13 +133,13 @@ class Http:
             answer = self._answer(response, bytes(body), started)
             return dataclasses.replace(answer, waited=waited.seconds), events
 
-    def _whole(self, method: str, path: str, payload: Any, timeout: float) -> Answer:
+    def _whole(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> Answer:
         started = time.monotonic()
-        with self._open(method, path, payload, timeout) as response:
+        with self._open(method, path, payload, timeout, content_type) as response:
             body = b"".join(self._chunks(response, started, timeout))
             return self._answer(response, body, started)
 
-    def _open(self, method: str, path: str, payload: Any, timeout: float) -> requests.Response:
+    def _open(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> requests.Response:
         import requests
 
         # A proxy from the environment must not stand between us and this host.
@@ -123,7 +149,9 @@ class Http:
             return session.request(
                 method,
                 self.base_url + path,
-                json=payload,
+                json=None if content_type else payload,
+                data=payload if content_type else None,
+                headers={"Content-Type": content_type} if content_type else None,
                 auth=self._authorize,
                 timeout=timeout,
                 stream=True,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError
-from bringup.probes import answers, behind, streaming
+from bringup.probes import answers, behind, counters, limits, meaning, streaming
 from bringup.probes.finding import Finding, unknown
 from bringup.records import ProbeRecord, Status
 from bringup.server import Server
@@ -26,22 +26,38 @@ PROBES: dict[str, Probe] = {
     "completion": answers.completion,
     "chat": answers.chat,
     "streaming": streaming.streaming,
+    "logprobs": meaning.logprobs,
+    "determinism": meaning.determinism,
+    "concurrency": meaning.concurrency,
+    "context": limits.context,
+    "requests": limits.requests,
+    "metrics": counters.metrics,
+    "cancel": counters.cancel,
+    "auth": limits.auth,
     "version": behind.version,
     "process": behind.process,
     "vram": behind.vram,
 }
+SMOKE = ("reachable", "models", "ready", "completion", "chat", "streaming", "auth", "version", "process", "vram")
+SUITES: dict[str, tuple[str, ...]] = {"smoke": SMOKE, "standard": tuple(PROBES)}
 # Without these there is no server to ask the rest.
 GATES = ("reachable", "ready")
 
 
-def verify(server: Server, on_probe: Callable[[str], None] = lambda _: None) -> Iterator[ProbeRecord]:
-    """Ask every probe in order. A failed gate leaves the rest unasked, and unasked is unknown, never pass.
+def verify(
+    server: Server, on_probe: Callable[[str], None] = lambda _: None, names: Collection[str] = tuple(PROBES)
+) -> Iterator[ProbeRecord]:
+    """Ask the probes of these names, in the order of `PROBES`.
+
+    A failed gate leaves the rest unasked, and unasked is unknown, never pass.
 
     A probe that ran into the deadline is such a gate too: a server that hangs has its verdict after one deadline,
     not after one for each probe.
     """
     closed = ""
     for name, probe in PROBES.items():
+        if name not in names:
+            continue
         on_probe(name)
         if closed:
             yield record(name, unknown("an answer", f"not asked: {closed} failed"), 0.0)
@@ -53,9 +69,9 @@ def verify(server: Server, on_probe: Callable[[str], None] = lambda _: None) -> 
         yield answer
 
 
-def unanswered(why: str) -> Iterator[ProbeRecord]:
+def unanswered(why: str, names: Collection[str] = tuple(PROBES)) -> Iterator[ProbeRecord]:
     """What `verify` says of a server that was asked something before and did not answer."""
-    first, *rest = PROBES
+    first, *rest = (name for name in PROBES if name in names)
     yield record(first, Finding(Status.FAIL, "an answer", why), 0.0)
     for name in rest:
         yield record(name, unknown("an answer", f"not asked: {first} failed"), 0.0)

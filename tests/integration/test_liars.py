@@ -326,16 +326,18 @@ def serving(handler: type[Honest]) -> Iterator[str]:
 
 def test_an_honest_server_passes() -> None:
     with serving(Honest) as url:
-        done = bringup("verify", "--json", url)
+        done = bringup("verify", "--json", "--suite", "smoke", url)
     assert done.code == 0, done.err
     seen = statuses(done.json()["probes"])
-    assert {name for name, status in seen.items() if status != "pass"} == {"process", "vram"}
+    assert {name for name, status in seen.items() if status != "pass"} == {"auth", "process", "vram"}
 
 
 @pytest.mark.parametrize("liar", LIARS, ids=lambda liar: liar.__name__)
 def test_a_lie_is_found(liar: type[Honest]) -> None:
     with serving(liar) as url:
-        done = bringup("verify", "--json", "--expect-model", "fake", url, "--request-timeout", f"{DEADLINE:g}s")
+        done = bringup(
+            "verify", "--json", "--suite", "smoke", "--expect-model", "fake", url, "--request-timeout", f"{DEADLINE:g}s"
+        )
     assert done.code == 7, done.err
     assert "Traceback" not in done.err
     assert sum(p["seconds"] for p in done.json()["probes"]) <= DEADLINE + 1.5
@@ -347,7 +349,7 @@ def test_a_lie_is_found(liar: type[Honest]) -> None:
 def test_a_block_is_no_stream(proxy: type[Buffered], delay: float, status: str, code: int) -> None:
     """Over at once it tells nothing; after seconds of silence it is a block."""
     with serving(type("Delayed", (proxy,), {"delay": delay})) as url:
-        done = bringup("verify", "--json", url)
+        done = bringup("verify", "--json", "--suite", "smoke", url)
     assert done.code == code, done.err
     assert statuses(done.json()["probes"])["streaming"] == status
 

@@ -39,7 +39,11 @@ FILES = {
     "SHA256SUMS", "caches.json", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
     "sample_response.json", "server.jsonl", "server.log", "timeline.json", "vllm_process.txt",
 }  # fmt: skip
-PASSING = ["reachable", "ready", "models", "completion", "chat", "streaming", "version", "process"]
+PASSING = [
+    "reachable", "ready", "models", "completion", "chat", "streaming", "logprobs", "determinism", "concurrency",
+    "context", "requests", "metrics", "cancel", "version", "process",
+]  # fmt: skip
+SKIPPED = {"auth": "skip", "vram": "skip"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def test_up_ends_with_a_pass_and_every_probe_seen(served: Served) -> None:
     assert served.up.code == 0, served.up.err
     record = served.up.json()
     assert record["verdict"] == "pass"
-    assert statuses(record["probes"]) == {**dict.fromkeys(PASSING, "pass"), "vram": "skip", "evidence": "pass"}
+    assert statuses(record["probes"]) == {**dict.fromkeys(PASSING, "pass"), **SKIPPED, "evidence": "pass"}
     assert 0 < record["started_to_first_token"] < record["plan"]["timeout"]
     assert "flavour cpu: cpu was asked for" in served.up.err
 
@@ -143,15 +147,15 @@ def test_the_timeline_names_where_the_time_of_the_start_went(served: Served) -> 
 def test_verify_passes_again(served: Served) -> None:
     done = bringup("verify", "--json", *served.where)
     assert done.code == 0, done.err
-    assert statuses(done.json()["probes"]) == {**dict.fromkeys(PASSING, "pass"), "vram": "skip"}
+    assert statuses(done.json()["probes"]) == {**dict.fromkeys(PASSING, "pass"), **SKIPPED}
 
 
 def test_verify_of_an_address_says_what_it_did_not_ask(served: Served) -> None:
     done = bringup("verify", "--json", served.url)
     assert done.code == 0, done.err
     seen = statuses(done.json()["probes"])
-    assert [name for name, status in seen.items() if status == "skip"] == ["process", "vram"]
-    assert "not asked: process, vram" in done.err
+    assert [name for name, status in seen.items() if status == "skip"] == ["auth", "process", "vram"]
+    assert "not asked: auth, process, vram" in done.err
 
 
 def test_verify_of_an_address_with_a_wrong_model_fails_on_the_model(served: Served) -> None:
@@ -265,8 +269,9 @@ def test_without_the_key_verify_fails(again: Served) -> None:
 
 
 def test_with_the_key_verify_passes(again: Served) -> None:
-    done = bringup("verify", again.url, env={"BRINGUP_API_KEY": KEY})
+    done = bringup("verify", "--json", again.url, env={"BRINGUP_API_KEY": KEY})
     assert done.code == 0, done.err
+    assert statuses(done.json()["probes"])["auth"] == "pass"
     done = bringup("verify", *again.where, "--api-key-file", str(again.artifacts.parent / "key"))
     assert done.code == 0, done.err
 

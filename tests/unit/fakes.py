@@ -39,6 +39,8 @@ class FakeHttp:
         self.streams = list(streams or [])
         self.asked: list[tuple[str, Any]] = []
 
+    has_key = False
+
     def get(self, path: str, timeout: float) -> Answer:
         return self.post(path, None, timeout)
 

@@ -59,7 +59,9 @@ def test_there_is_no_such_server(
 
 def verify_address(monkeypatch: pytest.MonkeyPatch, http: FakeHttp, named: str | None = None) -> list[ProbeRecord]:
     monkeypatch.setattr(workflow, "Http", lambda *_: http)
-    return list(workflow.verify_address("http://x", Settings(request_timeout=0.2), named, cast("Any", Silent())))
+    return list(
+        workflow.verify_address("http://x", Settings(request_timeout=0.2, suite="smoke"), named, cast("Any", Silent()))
+    )
 
 
 def test_an_address_that_does_not_answer_costs_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +83,7 @@ def test_the_named_model_or_the_first_listed_is_asked(
 ) -> None:
     expected: list[tuple[str | None, tuple[Canary, ...]]] = []
 
-    def verify(server: Server, _: Any) -> Iterator[ProbeRecord]:
+    def verify(server: Server, _: Any, __: Any) -> Iterator[ProbeRecord]:
         expected.append((server.expect.model, server.expect.canaries))
         return iter(())
 

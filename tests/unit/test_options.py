@@ -32,6 +32,7 @@ VALUES: dict[str, Any] = {
     "image": "registry:5000/x:y",
     "project": "other",
     "timeout": 5400.0,
+    "suite": "smoke",
     "request_timeout": 0.5,
     "artifacts": Path("some where"),
     "keep": True,

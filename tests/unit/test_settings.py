@@ -43,6 +43,7 @@ OTHER: dict[str, list[Any]] = {
     "image": ["registry:5000/x@sha256:ab"],
     "project": ["other"],
     "timeout": [0.5, 3600.0],
+    "suite": ["smoke"],
     "request_timeout": [1.0],
     "artifacts": [Path("/srv/a b")],
     "keep": [True],
