@@ -102,7 +102,9 @@ def _timeline(
 
 def _caches(reader: Any, judge: Any, made: Derived, evidence: Evidence, container: Container) -> None:
     """Which cache was hit; the factors of the keys before the start and now, None where nobody can tell."""
-    events = reader.read_events(evidence.log)
+    # A request may compile something that no start does (log probabilities): the verdicts are about the start.
+    until = evidence.moments.first_token
+    events = [e for e in reader.read_events(evidence.log) if until is None or e.t is None or e.t <= until]
     made.caches = judge.judge(events, _factors_before(container), _factors_now(container)).to_dict()
     rows: list[tuple[str, ...]] = [(c["name"], str(c["verdict"]), c["why"]) for c in made.caches.get("caches", [])]
     made.tables.append(("caches", ("cache", "verdict", "why"), rows))

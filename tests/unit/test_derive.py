@@ -83,6 +83,17 @@ def test_a_fault_of_ours_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the timeline and the caches feed it
 
 
+class Line(str):
+    """Stands for an event: a line whose first word may be its time."""
+
+    __slots__ = ()
+
+    @property
+    def t(self) -> float | None:
+        word = self.partition(" ")[0]
+        return float(word) if word.isdigit() else None
+
+
 class Reader:
     """Stands for bringup.timeline and bringup.caches."""
 
@@ -95,10 +106,10 @@ class Reader:
     def Anchors(self, **given: Any) -> None:  # noqa: N802
         self.anchors = given
 
-    def read_events(self, text: str) -> list[str]:
-        return text.splitlines()
+    def read_events(self, text: str) -> list[Line]:
+        return [Line(line) for line in text.splitlines()]
 
-    def build(self, events: list[str], _anchors: Any) -> Any:
+    def build(self, events: list[Line], _anchors: Any) -> Any:
         if "broken" in events:
             raise ValueError("no time")
         return self
@@ -125,11 +136,12 @@ OBSERVED = ledger.Observation((ledger.Sample(0.5, rss=1), ledger.Sample(1.5, rss
 
 
 def test_what_vllm_stated_and_the_stages_go_into_the_ledger(reader: Reader) -> None:
-    given = evidence(log="a\nb", observed=OBSERVED, moments=Moments(asked=0.1, first_token=2.5))
+    log = "a\n2 b\n3 compiled for a request"
+    given = evidence(log=log, observed=OBSERVED, moments=Moments(asked=0.1, first_token=2.5))
     made = derive.derive(given, FakeContainer(rows=ROWS, executed=(0, "[1]"), file=b"[2]"))
     assert (made.missing, made.timeline, made.caches) == ([], {"made": True}, {"made": True})
     assert reader.anchors == {"asked": 0.1, "container_started": None, "first_200": None, "first_token": 2.5}
-    assert reader.judged == (["a", "b"], [2], [1])
+    assert reader.judged == (["a", "2 b"], [2], [1])
     assert made.tables[0] == ("where the time went", ("stage",), [("load",)])
     assert made.ledger is not None
     assert {row["name"]: row["stated"] for row in made.ledger["rows"]}["KV cache"] == 2**30
