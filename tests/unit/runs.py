@@ -44,7 +44,7 @@ class FakeEngine:
     def clock(self) -> float:
         return time.time()
 
-    def image(self, _reference: str) -> dict[str, Any]:
+    def image(self, _reference: str) -> dict[str, Any] | None:
         return {"Id": "sha256:1"}
 
 
