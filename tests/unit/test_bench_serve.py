@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, workflow
+from bringup import artifacts, schema, workflow
 from bringup.benchmark import serve
 from bringup.benchmark.serve import Load, Model
 from bringup.edge.http import NoAnswer
@@ -287,6 +287,7 @@ def test_every_number_of_streams_is_measured_with_prompts_of_its_own(
     box = Box()
     record, report, bundle, _ = bench(tmp_path, monkeypatch, box)
     assert record.verdict is Verdict.PASS
+    schema.require(json.loads((bundle / "record.json").read_text()))
     assert [(r["streams"], r["status"]) for r in report["runs"]] == [(1, "pass"), (4, "pass")]
     assert [flags(r["argv"])["--seed"] for r in report["runs"]] == ["7", "8"]
     assert {"bench-serve.json", "bench-serve-1.json", "bench-serve-4.json", "record.json"} < names(bundle)

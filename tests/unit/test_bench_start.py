@@ -11,7 +11,7 @@ from typing import Any, cast
 import click
 import pytest
 
-from bringup import artifacts, observe, workflow
+from bringup import artifacts, observe, schema, workflow
 from bringup.benchmark import machine, start
 from bringup.benchmark.start import COLD, MISSED, PRIME, READY, TOKEN, WARM, Asked
 from bringup.commands.bench import Counts
@@ -217,6 +217,7 @@ def test_cold_starts_from_nothing_warm_from_what_it_left(tmp_path: Path, fakes: 
     assert report["warm_to_cold"][READY] == 1.5
     assert report["machine"]["cpu"] == "C"
     assert written(tmp_path) == report
+    schema.require(json.loads((bundle / "record.json").read_text()))
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["start-1", "start-2", "start-3", "start-4", "summary"]
 
 
