@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, ledger, observe, probes, ready, workflow
+from bringup import artifacts, ledger, observe, probes, ready, signature, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -222,6 +222,18 @@ def test_anything_else_is_stopped(bring_up: Go, seen: Status, verdict: Verdict) 
     assert (record.verdict, target.downs) == (verdict, 1)
 
 
+@pytest.mark.parametrize("waiting", [3.0, NeverReady("it died")])
+def test_with_a_key_every_bundle_is_signed(
+    bring_up: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: BaseException | float
+) -> None:
+    """That of a start that failed, too."""
+    signed: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(signature, "sign", lambda at, key: signed.append((at.parent, key)))
+    bring_up(FakeContainer(), waiting=waiting, sign_key=Path("key"))
+    trial, bundle = signed
+    assert (trial[1], bundle) == (Path("key"), (tmp_path, Path("key")))
+
+
 def test_keep_leaves_what_failed(bring_up: Go) -> None:
     assert bring_up(FakeContainer(), Status.FAIL, keep=True)[0].downs == 0
 
@@ -424,6 +436,14 @@ def test_a_bad_destination_stops_before_the_checks(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         workflow.bring_up(run)
     assert run.checks == ()
+
+
+def test_a_key_that_cannot_sign_stops_before_the_checks(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "out", sign_key=tmp_path / "none")
+    with pytest.raises(UsageError, match=r"the key .*none cannot be read"):
+        workflow.bring_up(run)
+    assert run.checks == ()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_host_without_engine_or_driver_can_still_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
