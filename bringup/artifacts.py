@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bringup import signature
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, EvidenceMissing, UsageError
 from bringup.plan import Plan
@@ -18,18 +19,20 @@ from bringup.redact import redact
 from bringup.server import Container, Server
 
 STATE = "/var/lib/bringup"
-SUMS = "SHA256SUMS"
+SUMS = signature.SUMS
 ROOM = 4 * 2**20  # bytes; several times what a bundle takes
 SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
 NO_GPU = "There is no GPU here: the server runs the cpu flavour.\n"
 
 
-def check_destination(directory: Path) -> None:
-    """Make sure that a bundle can be written, before anything is started.
+def check_destination(directory: Path, sign_key: Path | None = None) -> None:
+    """Make sure that a bundle can be written (and signed with the key, if there is one), before anything is started.
 
     Raises:
-        UsageError: the directory cannot be made or written to.
+        UsageError: the directory cannot be made or written to, or the key cannot sign.
     """
+    if sign_key:
+        signature.require(sign_key)
     trial = directory / f".trial-{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -114,11 +117,12 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
-def write(destination: Path, files: dict[str, str], secrets: Iterable[str]) -> Path:
-    """Write a bundle, redacted and with its sums: to a hidden directory first, renamed when all is on the disk.
+def write(destination: Path, files: dict[str, str], secrets: Iterable[str], sign_key: Path | None = None) -> Path:
+    """Write a bundle, redacted, with its sums and (with a key) their signature: to a hidden directory first, renamed
+    when all is on the disk.
 
     Raises:
-        EvidenceMissing: it could not be written; nothing is left behind.
+        EvidenceMissing: it could not be written or signed; nothing is left behind.
     """
     known = tuple(secrets)
     part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
@@ -130,6 +134,8 @@ def write(destination: Path, files: dict[str, str], secrets: Iterable[str]) -> P
             _write(part / file, data)
             sums.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
         _write(part / SUMS, "".join(sums).encode())
+        if sign_key:
+            signature.sign(part, sign_key)
         part.rename(destination)
     except OSError as e:
         raise EvidenceMissing(

@@ -101,7 +101,7 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 
 @command
-@takes(*SERVE, *BUILD, "artifacts", "suite", "request_timeout", "keep")
+@takes(*SERVE, *BUILD, "artifacts", "sign_key", "suite", "request_timeout", "keep")
 def up(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Check, build if needed, start, wait for the first token, verify, collect: the main job.
 
@@ -161,12 +161,12 @@ def _scope(records: tuple[ProbeRecord, ...], verdict: Verdict) -> str:
 
 
 @command
-@takes(*WHERE, "artifacts", "suite", "request_timeout")
+@takes(*WHERE, "artifacts", "sign_key", "suite", "request_timeout")
 def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Verify the running server and write the evidence into a new bundle."""
     from bringup import artifacts, workflow
 
-    artifacts.check_destination(settings.artifacts)
+    artifacts.check_destination(settings.artifacts, settings.sign_key)
     run = workflow.prepare("collect", settings, sources, watch)
     container, server = workflow.attach(run)
     workflow.probe(run, server)

@@ -190,7 +190,7 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
         BringupError: a step before the verdict failed; its bundle is written where there was a container.
     """
     require_weights(run.plan)
-    artifacts.check_destination(run.settings.artifacts)
+    artifacts.check_destination(run.settings.artifacts, run.settings.sign_key)
     require(run)
     raw_image = run.engine.image(run.plan.image) or build(run)
     run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
@@ -315,7 +315,7 @@ def collect(
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
         secrets = [key] if (key := api_key(run.settings)) else []
-        bundle = artifacts.write(destination, files, secrets)
+        bundle = artifacts.write(destination, files, secrets, run.settings.sign_key)
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle

@@ -17,6 +17,7 @@ from bringup import __version__, artifacts, cli, commands, workflow
 from bringup.errors import (
     BringupError,
     BuildFailed,
+    BundleDiffers,
     CheckFailed,
     EvidenceMissing,
     Exit,
@@ -92,7 +93,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 ERRORS = {
     UsageError: 2, CheckFailed: 3, BuildFailed: 4, WeightsDiffer: 5, NeverReady: 6, TargetUnavailable: 8,
-    EvidenceMissing: 9,
+    EvidenceMissing: 9, BundleDiffers: 10,
 }  # fmt: skip
 
 
