@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bringup import __version__, artifacts, catalog, checks, default_model, derive, gpus, image, observe, probes
+from bringup import __version__, artifacts, catalog, checks, default_model, derive, gpus, image, observe, probes, report
 from bringup.checks import facts
 from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
@@ -315,7 +315,7 @@ def collect(
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
         secrets = [key] if (key := api_key(run.settings)) else []
-        bundle = artifacts.write(destination, files, secrets, run.settings.sign_key)
+        bundle = artifacts.write(destination, files, secrets, run.settings.sign_key, report.pages(run.watch.say))
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle

@@ -9,7 +9,8 @@ from bringup.report.reading import seconds
 from bringup.report.scene import Frame, Level, Line, Plot, Rect, Scene, Series, Shape, Text, fitted, legend, width_of
 
 WIDE, NARROW = 880, 356  # pixels
-LABELS = 232  # pixels for the names of stages on a wide page
+LABELS = 268  # pixels for the names of stages on a wide page
+KINDS = {"accent": "one after another", "soft": "inside the one above", "other": "beside", "rule": "in no stage"}
 HEIGHT = {WIDE: 250, NARROW: 230}  # of a plot with axes
 
 
@@ -37,11 +38,13 @@ def waterfall(bars: Sequence[Bar], whole: float, label: str) -> Plot:
 def _waterfall(bars: Sequence[Bar], whole: float, width: int) -> Scene:
     narrow = width == NARROW
     left, row = (2.0, 33) if narrow else (float(LABELS), 21)
-    bottom = float(row * len(bars) + 6)
-    frame = Frame(left, 0, width - (20 if narrow else 56), bottom, whole, 1)
-    shapes = frame.x_axis("s", top=0.0)
+    used = [Series(name, (), tone) for tone, name in KINDS.items() if any(b.tone == tone for b in bars)]
+    shapes, above = legend(used, 2, width - 4)
+    bottom = above + row * len(bars) + 8
+    frame = Frame(left, above, width - (20 if narrow else 56), bottom, whole, 1)
+    shapes += frame.x_axis("s", top=above)
     for n, bar in enumerate(bars):
-        y, indent = n * row + 4.0, 12.0 * bar.depth
+        y, indent = above + n * row + 6, 12.0 * bar.depth
         tone = "muted" if bar.depth or bar.tone != "accent" else "ink"
         if narrow:
             shapes.append(Text(left + indent, y + 11, fitted(bar.name, width - left - indent - 60), tone))
@@ -102,7 +105,12 @@ def _gaps(gaps: Sequence[float], levels: Sequence[Level], highest: float, width:
         top = frame.y(gap)
         if frame.bottom > top:
             bar = max(step * 0.7, 0.6)
-            shapes.append(Rect(round(frame.left + n * step, 2), top, round(bar, 2), round(frame.bottom - top, 2), "accent"))
+            shapes.append(
+                Rect(round(frame.left + n * step, 2), top, round(bar, 2), round(frame.bottom - top, 2), "accent")
+            )
     shapes += [_level(frame, level) for level in levels]
-    shapes += [Text(frame.left, frame.bottom + 16, "gap 1"), Text(frame.right, frame.bottom + 16, f"gap {len(gaps)}", anchor="end")]
+    shapes += [
+        Text(frame.left, frame.bottom + 16, "gap 1"),
+        Text(frame.right, frame.bottom + 16, f"gap {len(gaps)}", anchor="end"),
+    ]
     return Scene(width, int(frame.bottom) + 24, tuple(shapes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bringup.report.scene import Plot
@@ -47,6 +48,13 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     folded: bool = False
+
+
+def table(caption: str, columns: Sequence[Column], rows: Iterable[tuple[str, ...]], *, folded: bool = False) -> Table:
+    """A table without the columns that no row has anything in."""
+    listed = tuple(rows)
+    kept = [n for n in range(len(columns)) if n == 0 or any(row[n] for row in listed)]
+    return Table(caption, tuple(columns[n] for n in kept), tuple(tuple(row[n] for n in kept) for row in listed), folded)
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,12 @@ def fitted(text: str, width: float) -> str:
 
 
 def ticks(high: float, most: int) -> list[float]:
-    """Round numbers from 0 to not beyond `high`, at most so many steps of 1, 2 or 5 times a power of ten."""
+    """Round numbers from 0 to not beyond `high`, at most so many steps of 1, 2, 2.5 or 5 times a power of ten."""
     if not high > 0:
         return [0.0]
     raw = high / most
     power = 10 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
     return [n * step for n in range(int(high / step * (1 + 1e-9)) + 1)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from bringup.bundle import Bundle
 from bringup.report import charts
 from bringup.report.charts import Bar
-from bringup.report.parts import Column, Note, Part, Section, Table
+from bringup.report.parts import Column, Note, Part, Section, Table, table
 from bringup.report.reading import NONE, at, line, number, percent, rows, seconds, size
 from bringup.report.scene import Level, Series
 
@@ -48,12 +48,17 @@ def startup(bundle: Bundle) -> Section:
         if bars:
             parts.append(charts.waterfall(bars, whole, f"Stages of the start as bars over time. {label}"))
     if stages:
-        columns = (Column("stage"), Column("begin", "number"), Column("took", "number"), Column("stated by vLLM", "number"))
+        columns = (
+            Column("stage"),
+            Column("begin", "number"),
+            Column("took", "number"),
+            Column("stated by vLLM", "number"),
+        )
         listed = tuple(_row(s, begin) for s in stages)
-        parts.append(Table("Every stage that was seen", columns, listed, folded=True))
+        parts.append(table("Every stage that was seen", columns, listed, folded=True))
     if unseen := rows(made.get("not_observed")):
         why = tuple((line(u.get("name")), line(u.get("why"))) for u in unseen)
-        parts.append(Table("Stages that this log does not show", (Column("stage"), Column("why")), why, folded=True))
+        parts.append(table("Stages that this log does not show", (Column("stage"), Column("why")), why, folded=True))
     return Section("startup", "Start-up", tuple(parts), short=True)
 
 
@@ -120,7 +125,7 @@ def memory(bundle: Bundle) -> Section:
     if made is None:
         return Section("memory", "Memory", (absent("ledger.json"),))
     on_gpu = made.get("flavour") == "gpu"
-    parts: list[Part] = [_curve(bundle, made, on_gpu=on_gpu)]
+    parts = list(_curve(bundle, made, on_gpu=on_gpu))
     if listed := rows(made.get("rows")):
         columns = (
             Column("memory"), Column("predicted", "number"), Column("stated by vLLM", "number"),
@@ -135,47 +140,51 @@ def memory(bundle: Bundle) -> Section:
             )
             for r in listed
         )  # fmt: skip
-        parts.append(Table("Predicted, stated, measured", columns, cells))
+        parts.append(table("Predicted, stated, measured", columns, cells))
     if moments := rows(made.get("moments")):
         parts.append(_moments(moments, on_gpu=on_gpu))
     parts += [Note(f"Unknown: {line(u)}.", absent=True) for u in made.get("unknown") or ()]
     return Section("memory", "Memory", tuple(parts), short=True)
 
 
-def _curve(bundle: Bundle, made: dict[str, Any], *, on_gpu: bool) -> Part:
+def _curve(bundle: Bundle, made: dict[str, Any], *, on_gpu: bool) -> tuple[Part, ...]:
     samples = rows(made.get("samples"))[:MOST]
     known = [s for s in samples if number(s.get("t")) is not None]
     if not known:
-        return absent("memory samples of the start", "it was not watched, or an older version wrote this")
+        return (absent("memory samples of the start", "it was not watched, or an older version wrote this"),)
     timeline = part_of(bundle, "timeline") or {}
     origin = number(timeline.get("begin")) if timeline.get("zone") == "epoch" else None
     first = min(number(s.get("t")) or 0.0 for s in known)
     origin = first if origin is None or not 0 <= first - origin < 3600 else origin
 
-    def series(key: str, name: str, tone: str, *, soft: bool = False) -> Series | None:
+    def series(key: str, name: str) -> Series | None:
         points = tuple(
             ((number(s.get("t")) or 0.0) - origin, n / GIB) for s in known if (n := number(s.get(key))) is not None
         )
-        return Series(name, points, tone, soft) if len(points) > 1 else None
+        return Series(name, points, "accent", soft=True) if len(points) > 1 else None
 
-    wanted = [("server", ON_GPU, "accent", True)] if on_gpu else [("rss", ON_HOST, "accent", True)]
-    drawn = [s for s in (series(key, name, tone, soft=soft) for key, name, tone, soft in wanted) if s]
-    if not drawn:
-        return absent("memory of the server's processes through the start", "they were not seen from this host")
+    drawn = series("server", ON_GPU) if on_gpu else series("rss", ON_HOST)
+    if drawn is None:
+        return (absent("memory of the server's processes through the start", "they were not seen from this host"),)
     total = next((r for r in rows(made.get("rows")) if r.get("name") == "total"), {})
     levels = [
         Level(f"{kind} total {size(n)}", n / GIB, tone)
         for kind, tone in (("predicted", "other"), ("stated", "ink"))
         if on_gpu and (n := number(total.get(kind)))
     ]
-    peak = max(y for _, y in drawn[0].points)
-    label = f"{drawn[0].name} over the seconds of the start; at most {size(peak * GIB)}."
-    return charts.memory(drawn, levels, label)
+    told = f"Memory through the start, {drawn.name}: at most {size(max(y for _, y in drawn.points) * GIB)}"
+    told += "".join(f"; {level.name}" for level in levels) + "."
+    return Note(told), charts.memory([drawn], levels, told)
 
 
 def _moments(moments: list[dict[str, Any]], *, on_gpu: bool) -> Table:
     keys = ("card", "server", "rss") if on_gpu else ("rss", "pss")
-    titles = {"card": "GPUs, by everyone", "server": "GPUs, server", "rss": "host (RSS)", "pss": "shared pages once (PSS)"}
+    titles = {
+        "card": "GPUs, by everyone",
+        "server": "GPUs, server",
+        "rss": "host (RSS)",
+        "pss": "shared pages once (PSS)",
+    }
     columns = (Column("moment"), *(Column(titles[k], "number") for k in keys), Column("note"))
     cells = tuple(
         (
@@ -184,7 +193,7 @@ def _moments(moments: list[dict[str, Any]], *, on_gpu: bool) -> Table:
         )
         for m in moments
     )  # fmt: skip
-    return Table("Before, at the peak, serving, after", columns, cells)
+    return table("Before, at the peak, serving, after", columns, cells)
 
 
 def tokens(bundle: Bundle) -> Section:

@@ -6,19 +6,19 @@ import hashlib
 import shlex
 from typing import Any
 
-from bringup.artifacts import SUMS
 from bringup.bundle import RECORD, Bundle
 from bringup.report import start
-from bringup.report.parts import Column, Fact, Facts, Note, Part, Quote, Report, Section, Table
+from bringup.report.parts import Column, Fact, Facts, Note, Part, Quote, Report, Section, table
 from bringup.report.reading import NONE, at, line, moment, number, rows, seconds, size, text, words
 from bringup.report.start import absent, part_of
-from bringup.settings import fields, render, variable
+from bringup.settings import fields, variable
+from bringup.signature import SUMS
 
 STATUSES = ("fail", "unknown", "warn", "pass", "skip")  # the most telling first
 VERDICTS = ("pass", "fail", "unknown")
 LAST_LINES = 40
 ENOUGH = 300  # rows of one table
-INSIDE = f"This page is part of the bundle: {SUMS} was made after it. `bringup report DIR` compares every file."
+INSIDE = f"This page is part of the bundle: {SUMS} was made after it. bringup report DIR compares every file."
 
 
 def report(bundle: Bundle, *, inside: bool = False, verified: str = "") -> Report:
@@ -48,11 +48,11 @@ def report(bundle: Bundle, *, inside: bool = False, verified: str = "") -> Repor
 
 def _findings(record: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """Every check and probe: its kind, its status, itself; the most telling first."""
-    found = [(kind, _status(r), r) for kind in ("check", "probe") for r in rows(record.get(f"{kind}s"))[:ENOUGH]]
+    found = [(kind, status_of(r), r) for kind in ("check", "probe") for r in rows(record.get(f"{kind}s"))[:ENOUGH]]
     return sorted(found, key=lambda f: STATUSES.index(f[1]))
 
 
-def _status(raw: dict[str, Any]) -> str:
+def status_of(raw: dict[str, Any]) -> str:
     """A word of ours; anything else says nothing."""
     return str(raw.get("status")) if raw.get("status") in STATUSES else "unknown"
 
@@ -66,18 +66,25 @@ def _headline(record: dict[str, Any]) -> str:
 def _why(record: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """What decided the verdict: a status, who says so, and what was found."""
     said = [("fail", "run", line(record["error"]))] if record.get("error") else []
-    found = [f for f in _findings(record) if f[1] in ("fail", "unknown", "warn")]
-    # A check that could not tell stops nobody and decides nothing.
-    telling = [(s, f"{kind} {line(r.get('name'))}", line(r.get("found"), 400)) for kind, s, r in found]
-    said += [t for t in telling if not (t[1].startswith("check ") and t[0] == "unknown")]
-    if said:
-        return tuple(said)
+    for kind, status, raw in _findings(record):
+        # A check that could not tell stops nobody and decides nothing.
+        if status in ("fail", "warn") or (status == "unknown" and kind == "probe"):
+            said.append((status, f"{kind} {line(raw.get('name'))}", line(raw.get("found"), 400)))
     probes = rows(record.get("probes"))
-    passed, skipped = (sum(_status(p) == s for p in probes) for s in ("pass", "skip"))
     if not probes:
-        return (("unknown", "run", "the record holds no probe"),)
-    unasked = f"; {skipped} do not apply here" if skipped else ""
-    return (("pass", "run", f"{passed} of {len(probes)} probes passed{unasked}"),)
+        return (*said, ("unknown", "run", "the record holds no probe"))
+    if record.get("verdict") == "pass":
+        said.insert(0, ("pass", "run", _passed(record, [status_of(p) for p in probes])))
+    return tuple(said)
+
+
+def _passed(record: dict[str, Any], statuses: list[str]) -> str:
+    skipped = statuses.count("skip")
+    told = f"{statuses.count('pass')} of {len(statuses)} probes passed"
+    told += f"; {skipped} do not apply here" if skipped else ""
+    if took := number(record.get("started_to_first_token")):
+        told += f"; the first token came {seconds(took)} after the container's start"
+    return told
 
 
 def _what(bundle: Bundle) -> Section:
@@ -90,11 +97,11 @@ def _what(bundle: Bundle) -> Section:
     began, ended = moment(record.get("started")), moment(record.get("finished"))
     known = (
         Fact("Model", line(at(plan, "model")), True),
-        Fact("Weights", " ".join(filter(None, (line(at(plan, "weights")), line(at(labels, "dev.bringup.weights-digest"))))), True),
+        Fact("Weights", _joined(" ", at(plan, "weights"), at(labels, "dev.bringup.weights-digest")), True),
         Fact("vLLM", line(vllm)),
-        Fact("Flavour", ": ".join(filter(None, (line(at(plan, "flavour")), line(at(plan, "flavour_reason")))))),
+        Fact("Flavour", _joined(": ", at(plan, "flavour"), at(plan, "flavour_reason"))),
         Fact("GPU", _gpu(host)),
-        Fact("Image", " ".join(filter(None, (line(at(plan, "image")), f"({size(at(image, 'size'))})" if at(image, "size") else "")))),
+        Fact("Image", _joined(", ", at(plan, "image"), size(at(image, "size")))),
         Fact("Image id", line(at(image, "id")), True),
         Fact("Built from commit", line(built), True),
         Fact("Host", _host(host)),
@@ -102,12 +109,17 @@ def _what(bundle: Bundle) -> Section:
         Fact("Endpoint", line(at(plan, "base_url")), True),
         Fact("Container start to first token", seconds(record.get("started_to_first_token"))),
         Fact("Run", f"{began} to {ended}" if began and ended else began),
-        Fact("Command", f"bringup {line(record.get('command'))} (version {line(record.get('tool_version')) or 'not known'})"),
+        Fact("Command", _joined(", version ", f"bringup {line(record.get('command'))}", record.get("tool_version"))),
     )  # fmt: skip
     told = tuple(f if f.value and f.value != NONE else Fact(f.name, "not in this bundle") for f in known)
     steps = rows(record.get("steps"))
     took = Note("Steps: " + ", ".join(f"{line(s.get('name'))} {seconds(s.get('seconds'))}" for s in steps) + ".")
     return Section("what", "What was run", (Facts(told), *([took] if steps else [])), short=True)
+
+
+def _joined(between: str, *values: Any) -> str:
+    """Those that are there, with something between them."""
+    return between.join(t for t in map(line, values) if t not in ("", NONE))
 
 
 def _gpu(host: Any) -> str:
@@ -119,19 +131,15 @@ def _gpu(host: Any) -> str:
 
 
 def _host(host: Any) -> str:
-    system = at(host, "system")
-    told = [line(at(system, key)) for key in ("system", "kernel", "architecture")]
-    if at(system, "cpus"):
-        told.append(f"{line(at(system, 'cpus'))} CPUs")
-    if at(host, "memory", "total"):
-        told.append(size(at(host, "memory", "total")))
-    return ", ".join(t for t in told if t)
+    system, memory = at(host, "system"), at(host, "memory", "total")
+    cpus = f"{line(at(system, 'cpus'))} CPUs" if at(system, "cpus") else ""
+    named = (at(system, key) for key in ("system", "kernel", "architecture"))
+    return _joined(", ", *named, cpus, size(memory))
 
 
 def _engine(host: Any) -> str:
-    names = {"Docker Engine": "version", "compose": "compose", "buildx": "buildx"}
-    versions = {name: line(at(host, "engine", key)) for name, key in names.items()}
-    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    names = {"Docker Engine ": "version", "compose ": "compose"}
+    return ", ".join(name + line(v) for name, key in names.items() if (v := at(host, "engine", key)))
 
 
 def _answer(bundle: Bundle) -> Section:
@@ -146,26 +154,26 @@ def _answer(bundle: Bundle) -> Section:
 
 def _probes(record: dict[str, Any]) -> Section:
     listed = tuple(
-        (line(p.get("name")), _status(p), line(p.get("expected")), line(p.get("found")), seconds(p.get("seconds")))
+        (line(p.get("name")), status_of(p), line(p.get("expected")), line(p.get("found")), seconds(p.get("seconds")))
         for p in rows(record.get("probes"))[:ENOUGH]
     )
     columns = (Column("probe"), Column("says", "status"), Column("expected"), Column("found"), Column("took", "number"))
-    parts: tuple[Part, ...] = (Table("Questions to the running server", columns, listed),)
+    parts: tuple[Part, ...] = (table("Questions to the running server", columns, listed),)
     return Section("probes", "Probes", parts if listed else (absent("probes", "none was asked"),), short=True)
 
 
 def _checks(record: dict[str, Any]) -> Section:
     listed = tuple(
-        (line(c.get("name")), _status(c), line(c.get("found")), line(c.get("needed")), _remedy(c))
+        (line(c.get("name")), status_of(c), line(c.get("found")), line(c.get("needed")), _remedy(c))
         for c in rows(record.get("checks"))[:ENOUGH]
     )
     columns = (Column("check"), Column("says", "status"), Column("found"), Column("needed"), Column("what to do"))
-    parts: tuple[Part, ...] = (Table("Looks at the host before the start", columns, listed),)
+    parts: tuple[Part, ...] = (table("Looks at the host before the start", columns, listed),)
     return Section("checks", "Checks of the host", parts if listed else (absent("checks", "only `up` makes them"),))
 
 
 def _remedy(check: dict[str, Any]) -> str:
-    return line(check.get("remedy")) if _status(check) not in ("pass", "skip") else ""
+    return line(check.get("remedy")) if status_of(check) not in ("pass", "skip") else ""
 
 
 def _caches(bundle: Bundle) -> Section:
@@ -175,27 +183,42 @@ def _caches(bundle: Bundle) -> Section:
         for c in rows(at(made, "caches"))
     )
     columns = (Column("cache"), Column("verdict"), Column("why"), Column("differs"))
-    parts: tuple[Part, ...] = (Table("What this start was served from", columns, listed),)
+    parts: tuple[Part, ...] = (table("What this start was served from", columns, listed),)
     return Section("caches", "Compile caches", parts if listed else (absent("caches.json"),))
 
 
 def _differs(cache: dict[str, Any]) -> list[str]:
     found = rows(cache.get("differs"))
-    return [f"{line(d.get('factor'))}: {line(d.get('before')) or 'not set'}, now {line(d.get('now')) or 'not set'}" for d in found]
+    return [
+        f"{line(d.get('factor'))}: {line(d.get('before')) or 'not set'}, now {line(d.get('now')) or 'not set'}"
+        for d in found
+    ]
 
 
 def _weights(bundle: Bundle) -> Section:
     listed = tuple(
-        (line(f.get("path")), size(f.get("size")), line(f.get("purpose")), _verified(f.get("verified")), line(f.get("sha256")))
+        (
+            line(f.get("path")),
+            size(f.get("size")),
+            line(f.get("purpose")),
+            _verified(f.get("verified")),
+            line(f.get("sha256")),
+        )
         for f in rows(at(part_of(bundle, "ledger"), "files"))[:ENOUGH]
     )
-    columns = (Column("file", "code"), Column("size", "number"), Column("what for"), Column("as locked"), Column("sha256", "code"))
-    parts: tuple[Part, ...] = (Table("Files of the model that was loaded", columns, listed),)
+    columns = (
+        Column("file", "code"),
+        Column("size", "number"),
+        Column("what for"),
+        Column("as locked"),
+        Column("sha256", "code"),
+    )
+    parts: tuple[Part, ...] = (table("Files of the model that was loaded", columns, listed),)
     return Section("weights", "Weights", parts if listed else (absent("the list of the model's files"),))
 
 
 def _verified(value: Any) -> str:
-    return {True: "yes", False: "no"}.get(value, "nobody said") if value is None or isinstance(value, bool) else NONE
+    return "yes" if value is True else "no" if value is False else "nobody said"
 
 
 def _reproduce(record: dict[str, Any]) -> Section:
@@ -209,7 +232,7 @@ def _reproduce(record: dict[str, Any]) -> Section:
         parts.append(Note(f"The image is {image}: with another id it is another image, whatever its name."))
     if settings:
         columns = (Column("setting"), Column("value", "code"), Column("from"))
-        parts.append(Table("Settings and where each came from", columns, settings))
+        parts.append(table("Settings and where each came from", columns, settings))
     if argv := words(plan.get("argv")):
         parts.append(Quote("Arguments of vLLM", shlex.join(argv)))
     return Section("reproduce", "How to reproduce", tuple(parts), short=True)
@@ -269,11 +292,16 @@ def _files(bundle: Bundle) -> Section:
     """What the bundle holds."""
     faults = {f.split(" ")[0]: f for f in bundle.faults}
     listed = tuple(
-        (line(name), size(len(data)), hashlib.sha256(data).hexdigest(), line(faults.get(name, "")).removeprefix(f"{name} "))
+        (
+            line(name),
+            size(len(data)),
+            hashlib.sha256(data).hexdigest(),
+            line(faults.get(name, "")).removeprefix(f"{name} "),
+        )
         for name, data in sorted(bundle.files.items())[:ENOUGH]
     )
     columns = (Column("file", "code"), Column("size", "number"), Column("sha256", "code"), Column("fault"))
-    if not any(row[3] for row in listed):
-        columns, listed = columns[:3], tuple(row[:3] for row in listed)  # type: ignore[misc]
-    note = Note(f"All that this page shows is in {RECORD} and the files beside it; compare them with `sha256sum --check {SUMS}`.")
-    return Section("files", "Files of this bundle", (note, Table("Files", columns, listed)))
+    note = Note(
+        f"All that is shown here is in {RECORD} and the files beside it; sha256sum --check {SUMS} compares them."
+    )
+    return Section("files", "Files of this bundle", (note, table("Files", columns, listed)))

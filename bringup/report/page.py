@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from bringup import __version__
 from bringup.report.parts import Report
+from bringup.report.reading import NONE
 from bringup.report.scene import Line, Scene, Shape
 
 DATA = files("bringup") / "data"
@@ -24,7 +25,7 @@ def html(report: Report) -> str:
     template = environment.from_string((DATA / "report.html.j2").read_text("utf-8"))
     return template.render(
         report=report, style=Markup(style), style_hash=f"sha256-{digest}", version=__version__,  # noqa: S704 - our file
-        shapes=_shapes, points=_points,
+        shapes=_shapes, points=_points, none_given=NONE,
     )  # fmt: skip
 
 
