@@ -16,13 +16,20 @@ HEIGHT = {WIDE: 250, NARROW: 230}  # of a plot with axes
 
 @dataclass(frozen=True)
 class Bar:
-    """One interval of a start, seconds since its begin. `depth`: inside how many others; `tone`: see scene."""
+    """One interval of a start, seconds since its begin. `depth`: inside how many others; `tone`: see `KINDS`;
+    `finished`: False if the log ends in it."""
 
     name: str
     begin: float
     end: float
     depth: int
     tone: str
+    finished: bool = True
+
+    @property
+    def took(self) -> str:
+        """What is written beside it."""
+        return seconds(self.end - self.begin) + ("" if self.finished else ", not finished")
 
 
 def both(name: str, title: str, label: str, draw: Callable[[int], Scene]) -> Plot:
@@ -47,19 +54,20 @@ def _waterfall(bars: Sequence[Bar], whole: float, width: int) -> Scene:
         y, indent = above + n * row + 6, 12.0 * bar.depth
         tone = "muted" if bar.depth or bar.tone != "accent" else "ink"
         if narrow:
-            shapes.append(Text(left + indent, y + 11, fitted(bar.name, width - left - indent - 60), tone))
+            shapes.append(
+                Text(left + indent, y + 11, fitted(bar.name, width - left - indent - 14 - width_of(bar.took)), tone)
+            )
         else:
             shapes.append(Text(indent, y + 12, fitted(bar.name, LABELS - indent - 8), tone))
         top = y + (16 if narrow else 3)
         begin, end = frame.x(bar.begin), frame.x(bar.end)
         shapes.append(Rect(begin, top, max(end - begin, 1.5), 10 if narrow else 11, bar.tone))
-        took = seconds(bar.end - bar.begin)
         if narrow:
-            shapes.append(Text(width - 2, y + 11, took, anchor="end"))
-        elif end + 8 + width_of(took) <= width:
-            shapes.append(Text(end + 6, y + 12, took))
+            shapes.append(Text(width - 2, y + 11, bar.took, anchor="end"))
+        elif end + 8 + width_of(bar.took) <= width:
+            shapes.append(Text(end + 6, y + 12, bar.took))
         else:
-            shapes.append(Text(begin - 6, y + 12, took, anchor="end"))
+            shapes.append(Text(begin - 6, y + 12, bar.took, anchor="end"))
     return Scene(width, int(bottom) + 24, tuple(shapes))
 
 

@@ -8,7 +8,7 @@ from bringup.bundle import Bundle
 from bringup.report import charts
 from bringup.report.charts import Bar
 from bringup.report.parts import Column, Note, Part, Section, Table, table
-from bringup.report.reading import NONE, at, line, number, percent, rows, seconds, size
+from bringup.report.reading import NONE, at, line, number, percent, rows, seconds, size, words
 from bringup.report.scene import Level, Series
 
 GIB = 2**30
@@ -84,13 +84,12 @@ def _bars(made: dict[str, Any], stages: list[dict[str, Any]], origin: float, who
         if begin is None or end is None:
             return None
         begin, end = (min(max(0.0, t - origin), whole) for t in (begin, end))
-        return Bar(name, begin, max(begin, end), depth, tone)
+        return Bar(name, begin, max(begin, end), depth, tone, finished=what.get("finished") is not False)
 
     made_bars: list[Bar] = []
 
     def add(stage: dict[str, Any], depth: int, tone: str) -> None:
-        name = line(stage.get("name")) + ("" if stage.get("finished", True) else " (not finished)")
-        own = bar(stage, name, depth, tone)
+        own = bar(stage, line(stage.get("name")), depth, tone)
         if own and (tone == "accent" or own.end - own.begin >= WORTH * whole):
             made_bars.append(own)
         inside = [s for s in stages if s.get("parent") is not None and s.get("parent") == stage.get("id")]
@@ -143,7 +142,7 @@ def memory(bundle: Bundle) -> Section:
         parts.append(table("Predicted, stated, measured", columns, cells))
     if moments := rows(made.get("moments")):
         parts.append(_moments(moments, on_gpu=on_gpu))
-    parts += [Note(f"Unknown: {line(u)}.", absent=True) for u in made.get("unknown") or ()]
+    parts += [Note(f"Unknown: {line(u)}.", absent=True) for u in words(made.get("unknown"))]
     return Section("memory", "Memory", tuple(parts), short=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import random
@@ -60,7 +61,7 @@ def files(record: dict[str, Any]) -> dict[str, str]:
 
 def check(status: Status) -> CheckRecord:
     return CheckRecord(
-        name=f"check-{status}", status=status, found="13.2 GiB free", needed="16.0 GiB free", remedy="end the other one",
+        name=f"check-{status}", status=status, found="13 GiB free", needed="16 GiB free", remedy="end the other one",
     )  # fmt: skip
 
 
@@ -92,3 +93,41 @@ def written(directory: Path, made: dict[str, str]) -> Path:
     assert (path / SUMS).is_file()
     assert bundle.read(path).faults == ()
     return path
+
+
+JUNK = (
+    None,
+    [],
+    {},
+    "",
+    "x",
+    "<b>",
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    float("-inf"),
+    True,
+    [[1]],
+    [None],
+    {"a": {"b": 1}},
+    10**400,
+)
+
+
+def spoiled(made: dict[str, str], seed: int, times: int = 40) -> dict[str, str]:
+    """With values of the wrong shape at random places of its record."""
+    chance = random.Random(seed)
+    record = json.loads(made[RECORD])
+    for _ in range(times):
+        at: Any = record
+        while True:
+            keys = list(at) if isinstance(at, dict) else range(len(at))
+            if not keys:
+                break
+            key = chance.choice(list(keys))
+            if not isinstance(at[key], dict | list) or not at[key] or chance.random() < 0.25:
+                at[key] = copy.deepcopy(chance.choice(JUNK))
+                break
+            at = at[key]
+    return files(record) | {"server.log": "x"}
