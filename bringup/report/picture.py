@@ -33,9 +33,7 @@ def png(plot: Plot) -> bytes:
     for shape in scene.shapes:
         _draw(draw, shape, font)
     made = io.BytesIO()
-    image.resize((size[0] * SCALE // 2, size[1] * SCALE // 2), Image.Resampling.LANCZOS).save(
-        made, "PNG", optimize=True
-    )
+    image.reduce(SCALE // 2).save(made, "PNG", optimize=True)
     return made.getvalue()
 
 

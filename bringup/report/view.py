@@ -36,8 +36,8 @@ def report(bundle: Bundle, *, inside: bool = False, verified: str = "") -> Repor
         f"Every file is as {SUMS} says." if intact else f"Not as it was written: {'; '.join(map(line, bundle.faults))}."
     )  # fmt: skip
     sections = (
-        _what(bundle), *_log(bundle), start.startup(bundle), start.memory(bundle), start.tokens(bundle), _answer(bundle),
-        _probes(record), _checks(record), _caches(bundle), _weights(bundle), _reproduce(record),
+        _what(bundle), *_log(bundle), start.startup(bundle), start.memory(bundle), start.tokens(bundle),
+        _answer(bundle), _probes(record), _checks(record), _caches(bundle), _weights(bundle), _reproduce(record),
         _files(bundle),
     )  # fmt: skip
     return Report(

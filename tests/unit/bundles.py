@@ -95,7 +95,7 @@ def written(directory: Path, made: dict[str, str]) -> Path:
     return path
 
 
-JUNK = (
+JUNK: tuple[Any, ...] = (
     None,
     [],
     {},

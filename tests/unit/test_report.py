@@ -14,6 +14,7 @@ from bringup.bundle import RECORD
 from bringup.report import PAGE, SUMMARY, pages
 from bringup.report.page import html
 from bringup.report.parts import Note, Report, Table
+from bringup.report.reading import NONE
 from bringup.report.scene import Plot
 from bringup.report.summary import escaped, markdown
 from bringup.report.view import INSIDE, command, report
@@ -68,9 +69,8 @@ class Outline(HTMLParser):
 def test_a_run_on_a_gpu(gpu: dict[str, str]) -> None:
     made = of(gpu)
     assert (made.verdict, made.headline, made.intact) == ("pass", "tiny-qwen2 on a GPU", True)
-    assert made.why[0] == (
-        "pass", "run", "2 of 3 probes passed; 1 do not apply here; the first token came 36.55 s after the container's start",
-    )  # fmt: skip
+    told = "2 of 3 probes passed; 1 do not apply here; the first token came 36.55 s after the container's start"
+    assert made.why[0] == ("pass", "run", told)
     assert made.why[1] == ("warn", "check check-warn", "13 GiB free")
     page = Outline(html(made))
     text = " ".join(page.text)
@@ -201,7 +201,7 @@ def test_a_log_without_times_is_told_and_listed(gpu: dict[str, str]) -> None:
     made = of(bundles.changed(gpu, timeline=timeline))
     assert "no times" in notes(made, "startup")
     assert "waterfall" not in [p.name for p in made.plots()]
-    assert tables(made, "startup")["Every stage that was seen"].rows[0][1] == "–"
+    assert tables(made, "startup")["Every stage that was seen"].rows[0][1] == NONE
 
 
 def test_a_start_that_did_not_come_up(gpu: dict[str, str]) -> None:

@@ -29,8 +29,8 @@ def test_without_options_the_summary_is_on_standard_output(invoke: Invoke, made:
 def test_every_rendering_is_written_where_it_was_asked_for(invoke: Invoke, made: Path, tmp_path: Path) -> None:
     at = tmp_path / "new"
     code, out, _ = invoke(
-        "report", str(made / "record.json"), "--html", f"{at}/r.html", "--markdown", f"{at}/r.md", "--junit", f"{at}/r.xml",
-        "--png", f"{at}/plots", "--json",
+        "report", str(made / "record.json"), "--html", f"{at}/r.html", "--markdown", f"{at}/r.md",
+        "--junit", f"{at}/r.xml", "--png", f"{at}/plots", "--json",
     )  # fmt: skip
     told = json.loads(out)
     names = ["r.html", "r.md", "r.xml", "plots/waterfall.png", "plots/memory.png", "plots/tokens.png"]

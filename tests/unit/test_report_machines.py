@@ -33,7 +33,7 @@ RECORDED: dict[str, Any] = {
 
 
 def suites(record: dict[str, Any], faults: tuple[str, ...] = ()) -> dict[str, Xml.Element]:
-    root = Xml.fromstring(ci.junit(record, faults))
+    root = Xml.fromstring(ci.junit(record, faults))  # noqa: S314 - our own
     return {suite.attrib["name"]: suite for suite in root}
 
 
@@ -115,7 +115,10 @@ def test_ticks_of_no_number() -> None:
 def test_labels_are_cut_and_legends_wrap() -> None:
     assert fitted("engine process", 1000) == "engine process"
     assert fitted("engine process", 60) == "engine p…"
-    entries = [Level("a level with a long name", 1.0, "ink"), Series("another with a long one", (), "accent")]
+    entries: list[Series | Level] = [
+        Level("a level with a long name", 1.0, "ink"),
+        Series("another with a long one", (), "accent"),
+    ]
     wide, narrow = legend(entries, 0, 800)[1], legend(entries, 0, 300)[1]
     assert narrow > wide
 
