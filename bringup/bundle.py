@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bringup import signature
+from bringup import schema, signature
 from bringup.errors import BundleDiffers, UsageError
 from bringup.signature import SIGNATURE, SUMS
 
@@ -47,7 +47,7 @@ def read(directory: Path) -> Bundle:
     """Read a bundle, or the directory of the record that is named.
 
     Raises:
-        UsageError: there is none, or its record cannot be read.
+        UsageError: there is none, or its record cannot be read: no JSON, not of its schema, of a newer one.
     """
     at = _place(directory)
     files, faults = _look(at)
@@ -58,6 +58,7 @@ def read(directory: Path) -> Bundle:
         raise UsageError(f"{directory} is no bundle: {found}", hint=_HINT) from e
     if not isinstance(record, dict):
         raise UsageError(f"{directory} is no bundle: {RECORD} holds no object", hint="collect the evidence again")
+    schema.require(record)
     return Bundle(at, record, files, faults)
 
 

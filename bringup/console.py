@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bringup.errors import BringupError
 from bringup.records import CheckRecord, ProbeRecord, Status, StepRecord
+from bringup.redact import redact
 
 if TYPE_CHECKING:
     from rich.console import Console as Rich
@@ -54,11 +55,11 @@ class Console:
         self.rich.print(text, markup=False, soft_wrap=True)
 
     def result(self, value: Any, text: str | None = None) -> None:
-        """The result: JSON under --json, else `text` on standard output."""
+        """The result: JSON under --json, else `text` on standard output; without what looks like a secret."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(redact(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
         elif text:
-            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.write(redact(text.rstrip("\n")) + "\n")
 
     def error(self, error: BringupError) -> None:
         """A failure: what, then the next action, then what helps to understand it."""

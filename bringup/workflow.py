@@ -10,23 +10,35 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from bringup import __version__, artifacts, catalog, checks, default_model, derive, gpus, image, observe, probes, report
+from bringup import (
+    __version__,
+    artifacts,
+    catalog,
+    checks,
+    default_model,
+    derive,
+    gpus,
+    image,
+    observe,
+    probes,
+    provenance,
+)
 from bringup.checks import facts
 from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
 from bringup.edge.http import Http, NoAnswer
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
-from bringup.key import api_key
+from bringup.key import api_key, secrets
 from bringup.ledger import Observation
 from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
 from bringup.probes import openai
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
+from bringup.report import pages
 from bringup.server import Server
 from bringup.settings import Settings
 from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
@@ -61,7 +73,7 @@ class Run:
     engine: Engine
     host: facts.HostFacts
     watch: Watch
-    started: float = field(default_factory=time.time)
+    began: provenance.Began = field(default_factory=provenance.Began)
     steps: list[StepRecord] = field(default_factory=list)
     checks: tuple[CheckRecord, ...] = ()
     asked: tuple[str, ...] = ()  # probes by name, instead of the suite
@@ -86,13 +98,13 @@ class Run:
         return RunRecord(
             tool_version=__version__,
             command=self.command,
-            started=_iso(self.started),
-            finished=_iso(time.time()),
+            started=provenance.iso(self.began.wall),
+            finished=provenance.iso(time.time()),
             verdict=Verdict.FAIL if error else verdict_of(self.probes),
             plan=self.plan.to_dict(),
             host=dataclasses.asdict(self.host),
             image=image.summary(raw_image),
-            container=_state_dict(container),
+            container=provenance.container(container),
             checks=self.checks,
             steps=tuple(self.steps),
             probes=self.probes,
@@ -100,19 +112,12 @@ class Run:
             timeline=self.derived.timeline,
             ledger=self.derived.ledger,
             caches=self.derived.caches,
+            model=provenance.model(self.plan),
+            locks=provenance.locks(self.plan),
+            settings=provenance.settings_shown(self.settings),
+            clocks=provenance.clocks(self.began, self.engine, container),
             error=error,
         )
-
-
-def _state_dict(container: EngineContainer | None) -> dict[str, Any]:
-    try:
-        return dataclasses.asdict(container.state()) if container else {}
-    except BringupError as e:
-        return {"error": e.message}
-
-
-def _iso(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> Run:
@@ -314,8 +319,7 @@ def collect(
         )
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
-        secrets = [key] if (key := api_key(run.settings)) else []
-        bundle = artifacts.write(destination, files, secrets, run.settings.sign_key, report.pages(run.watch.say))
+        bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key, pages(run.watch.say))
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle
@@ -377,7 +381,7 @@ def console_output(run: Run, tail: int | None) -> str:
     container = ComposeTarget(run.engine, run.plan.project).container()
     if container is None:
         raise TargetUnavailable(f"the project {run.plan.project} has no container", hint="run `bringup up`")
-    return redact(container.logs(tail), [key] if (key := api_key(run.settings)) else [])
+    return redact(container.logs(tail), secrets(run.settings))
 
 
 def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> observe.Release | None:

@@ -15,7 +15,7 @@ from bringup.benchmark import machine
 from bringup.benchmark.figures import Spread, spread, verdicts
 from bringup.edge import pagecache, process
 from bringup.errors import BringupError, CheckFailed, TargetUnavailable, UsageError
-from bringup.key import api_key
+from bringup.key import secrets
 from bringup.plan import SERVICE
 from bringup.ready import Moments
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, Verdict
@@ -254,7 +254,7 @@ def _conclude(run: Run, raw_image: dict[str, Any], report: dict[str, Any], root:
         "bench-start.json": artifacts.as_json(report), "record.json": artifacts.as_json(record.to_dict()),
     }  # fmt: skip
     try:
-        bundle = artifacts.write(root / "summary", files, [key] if (key := api_key(run.settings)) else [])
+        bundle = artifacts.write(root / "summary", files, secrets(run.settings))
     except BringupError as e:
         if not report["error"]:
             raise

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bringup.edge import process
@@ -128,6 +129,17 @@ class Engine:
                 if str(d.get("ID", "")).startswith("nvidia.com/gpu=")
             ),
         )
+
+    def clock(self) -> float:
+        """Epoch seconds by the clock of the engine's machine.
+
+        Raises:
+            TargetUnavailable: no engine answers; ValueError: it tells no time.
+        """
+        client = self.client
+        with _answers():
+            told = str(client.info().get("SystemTime") or "")
+        return datetime.fromisoformat(told).timestamp()
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """`docker image inspect`, or None when the engine has no such image."""

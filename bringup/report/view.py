@@ -94,10 +94,15 @@ def _what(bundle: Bundle) -> Section:
     labels = at(image, "labels")
     vllm = at(labels, "dev.bringup.vllm") or at(part_of(bundle, "timeline"), "facts", "vllm_version")
     built = at(labels, "org.opencontainers.image.revision")
+    digest = (
+        ("digest", known)
+        if (known := at(record, "model", "digest") or at(labels, "dev.bringup.weights-digest"))
+        else ()
+    )
     began, ended = moment(record.get("started")), moment(record.get("finished"))
     known = (
         Fact("Model", line(at(plan, "model")), True),
-        Fact("Weights", _joined(" ", at(plan, "weights"), at(labels, "dev.bringup.weights-digest")), True),
+        Fact("Weights", _joined(", ", at(plan, "weights"), _pin(record), _joined(" ", *digest)), True),
         Fact("vLLM", line(vllm)),
         Fact("Flavour", _joined(": ", at(plan, "flavour"), at(plan, "flavour_reason"))),
         Fact("GPU", _gpu(host)),
@@ -120,6 +125,10 @@ def _what(bundle: Bundle) -> Section:
 def _joined(between: str, *values: Any) -> str:
     """Those that are there, with something between them."""
     return between.join(t for t in map(line, values) if t not in ("", NONE))
+
+
+def _pin(record: dict[str, Any]) -> str:
+    return _joined("@", at(record, "model", "repo"), at(record, "model", "revision"))
 
 
 def _gpu(host: Any) -> str:
@@ -226,40 +235,42 @@ def _reproduce(record: dict[str, Any]) -> Section:
     plan = record.get("plan")
     if not isinstance(plan, dict):
         return Section("reproduce", "How to reproduce", (absent("the plan"),))
-    settings = _settings(plan)
+    settings = _settings(record)
     parts: list[Part] = [Quote("The same again", command(record))]
     if image := line(at(record, "image", "id")):
         parts.append(Note(f"The image is {image}: with another id it is another image, whatever its name."))
     if settings:
         columns = (Column("setting"), Column("value", "code"), Column("from"))
         parts.append(table("Settings and where each came from", columns, settings))
-    if argv := words(plan.get("argv")):
-        parts.append(Quote("Arguments of vLLM", shlex.join(argv)))
+    started = words(at(record, "container", "argv"))
+    if argv := started or words(plan.get("argv")):
+        caption = "What the engine started in the container" if started else "Arguments of vLLM"
+        parts.append(Quote(caption, shlex.join(argv)))
     return Section("reproduce", "How to reproduce", tuple(parts), short=True)
 
 
-def _settings(plan: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+def _settings(record: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """Name, value and source of every setting that was not left at its default."""
-    sources = plan.get("sources")
+    sources = at(record, "plan", "sources")
     if not isinstance(sources, dict):
         return ()
     given = {k: v for k, v in sources.items() if v != "default" and k in fields()}
-    return tuple((name, _value(plan, name), line(source)) for name, source in given.items())
+    return tuple((name, _value(record, name), line(source)) for name, source in given.items())
 
 
-def _value(plan: dict[str, Any], name: str) -> str:
-    """What the setting was: the plan has some under their name, the server's as its variables."""
-    found = at(plan, "environment", variable(name))
-    found = plan.get(name) if found is None else found
+def _value(record: dict[str, Any], name: str) -> str:
+    """What the setting was; in a record of before there were settings in it, as far as the plan has it."""
+    plan = record.get("plan")
+    places = (at(record, "settings", name), at(plan, "environment", variable(name)), at(plan, name))
+    found = next((value for value in places if value is not None), None)
     return "not in this bundle" if found is None else line(found)
 
 
 def command(record: dict[str, Any]) -> str:
     """The command line with every setting that was not left at its default, whatever it came from."""
-    plan = record.get("plan")
     words_ = ["bringup", line(record.get("command")) or "up"]
     last: list[str] = []
-    for name, value, _ in _settings(plan) if isinstance(plan, dict) else ():
+    for name, value, _ in _settings(record):
         option = fields()[name][1]
         if option.hidden or value == "not in this bundle":
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,10 @@ class Silent:
 
 
 class FakeEngine:
-    def image(self, _reference: str) -> dict[str, Any]:
+    def clock(self) -> float:
+        return time.time()
+
+    def image(self, _reference: str) -> dict[str, Any] | None:
         return {"Id": "sha256:1"}
 
 

@@ -21,7 +21,7 @@ from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable, Usa
 from bringup.records import Status, Verdict
 from bringup.targets.compose import EngineContainer
 from tests.unit.fakes import FakeContainer, FakeHttp, answer, make_server, state
-from tests.unit.runs import Silent, a_run
+from tests.unit.runs import FakeEngine, Silent, a_run
 
 LOAD = Load(streams=(1, 4), input_tokens=32, output_tokens=16, requests=8, seed=7)
 M = Model("m", "/opt/bringup/models/m", 2048)
@@ -265,9 +265,9 @@ def names(directory: Path) -> set[str]:
     return {p.name for p in directory.iterdir()}
 
 
-class Engine:
-    def image(self, reference: str) -> dict[str, Any] | None:
-        return {"Id": reference} if reference else None
+class Engine(FakeEngine):
+    def image(self, _reference: str) -> dict[str, Any] | None:
+        return {"Id": _reference} if _reference else None
 
 
 def bench(

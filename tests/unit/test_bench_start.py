@@ -22,7 +22,7 @@ from bringup.records import ProbeRecord, Status, Verdict
 from bringup.settings import VOLUME
 from tests.unit import samples
 from tests.unit.fakes import FakeContainer, state
-from tests.unit.runs import Silent, a_run
+from tests.unit.runs import FakeEngine, Silent, a_run
 
 # ---- the plan of the starts
 
@@ -135,12 +135,9 @@ class Target:
         self.done.append("empty" if volumes else "down")
 
 
-class Engine:
+class Engine(FakeEngine):
     def __init__(self, found: Any = None) -> None:
         self.found = found
-
-    def image(self, _reference: str) -> dict[str, Any]:
-        return {"Id": "sha256:1"}
 
     def find(self, _project: str, _service: str) -> Any:
         return self.found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,19 @@ from bringup import bundle, signature
 from bringup.artifacts import write
 from bringup.errors import BundleDiffers, UsageError
 
+RECORD = (Path(__file__).resolve().parents[1] / "data/records/v1-up.json").read_text("utf-8")
+
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    return write(tmp_path / "b", {"record.json": '{"schema": 1}\n', "server.log": "hello\n"}, [])
+    return write(tmp_path / "b", {"record.json": RECORD, "server.log": "hello\n"}, [])
 
 
 def test_a_bundle_as_it_was_written(made: Path) -> None:
     read = bundle.read(made)
-    assert read.record == {"schema": 1}
+    assert read.record == json.loads(RECORD)
     assert read.text("server.log") == "hello\n"
-    assert read.json("record.json") == {"schema": 1}
+    assert read.json("record.json") == read.record
     assert read.faults == ()
     assert bundle.read(made / "record.json") == read
 
