@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from bringup import artifacts, bundle, caches, derive, ledger
+from bringup import artifacts, bundle, caches, derive, image, ledger
 from bringup.bundle import RECORD, Bundle
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, Verdict
 from bringup.signature import SUMS
@@ -44,7 +44,8 @@ def on_a_gpu() -> dict[str, str]:
         tool_version="0.1.0", command="up", started="2026-11-23T15:59:51.414+00:00",
         finished="2026-11-23T16:00:40.100+00:00", verdict=Verdict.PASS,
         plan=plan.to_dict() | {"sources": SOURCES}, host=host,
-        image={"id": "sha256:" + "ab" * 32, "size": 14 * 10**9, "labels": labels}, container={"status": "running"},
+        image=image.summary({"Id": samples.IMAGE.id, "Size": 14 * 10**9, "Config": {"Labels": labels}}),
+        container=dataclasses.asdict(samples.OWN),
         checks=(check(Status.PASS), check(Status.WARN)), probes=tuple(probes()),
         started_to_first_token=anchors["first_token"] - anchors["asked"], timeline=made.to_dict(), ledger=held,
         caches=caches.judge(read_events(log), None, None).to_dict(),

@@ -148,8 +148,21 @@ def test_the_command_that_asks_for_the_same_again(gpu: dict[str, str]) -> None:
         ("vllm_args", "--max-num-seqs 64", "flag"), ("suite", "not in this bundle", "flag"),
     )  # fmt: skip
     assert "another id it is another image" in notes(made, "reproduce")
+    record["settings"] = {"suite": "smoke"}
+    assert "--suite smoke" in command(record)
     record["plan"]["environment"]["BRINGUP_VLLM_ARGS"] = "--a 'b"
     assert command(record).endswith("""-- '--a '"'"'b'""")
+
+
+@pytest.mark.parametrize("name", ["v1-up", "v1-failed"])
+def test_records_of_old_versions_have_a_report(name: str) -> None:
+    made = of({RECORD: (bundles.DATA / "records" / f"{name}.json").read_text("utf-8")})
+    assert made.verdict == {"v1-up": "pass", "v1-failed": "fail"}[name]
+    assert made.headline == "tiny-qwen2 on a CPU"
+    assert [p.name for p in made.plots()] == {"v1-up": ["waterfall", "tokens"], "v1-failed": ["waterfall"]}[name]
+    assert "memory samples of the start" in notes(made, "memory")
+    if name == "v1-failed":
+        assert made.why[0] == ("fail", "run", "the server died while starting: the container is exited, exit code 6")
 
 
 # ---- what is missing
