@@ -24,6 +24,7 @@ _PATTERNS = (
         r"(=\\?[\"']?|\\?[\"']\s*:\s*\\?[\"'])([^\s\"',}\\]+)"
     ),
     re.compile(r"(?i)(\bapi[-_]key)(:\s*|\s+)([^\s\"',}\\]{4,})"),
+    re.compile(r"(://[^/\s:@\"']*)(:)([^/\s@\"']+)(?=@)"),  # an address with a password in it
     # A flag and its value as a shell's line, and as neighbours in a list of JSON or Python.
     re.compile(rf"(?i)({_FLAG})(\s+|\\?[\"'],\s*\\?[\"'])(?!-)([^\s\"',}}\\]+)"),
 )

@@ -41,12 +41,8 @@ def sign(directory: Path, key: Path) -> Path:
     Raises:
         EvidenceMissing: ssh-keygen is not there, or cannot sign with this key.
     """
-    try:
-        key.open("rb").close()
-    except OSError as e:
-        raise EvidenceMissing(
-            f"the key {key} cannot be read: {e.strerror}", hint="make one: ssh-keygen -t ed25519 -f FILE"
-        ) from e
+    if fault := _unreadable(key):
+        raise EvidenceMissing(f"the key {key} cannot be read: {fault}", hint="make one: ssh-keygen -t ed25519 -f FILE")
     done = _ssh_keygen("sign", "-n", NAMESPACE, "-f", key.absolute(), directory.absolute() / SUMS)
     made = directory / SIGNATURE
     if done.code or not made.is_file():
@@ -67,14 +63,14 @@ def check(directory: Path, allowed_signers: Path) -> str:
         EvidenceMissing: there is no signature, or no ssh-keygen to check it.
         UsageError: the file of the signers cannot be read.
     """
-    try:
-        allowed_signers.open("rb").close()
-    except OSError as e:
+    if fault := _unreadable(allowed_signers):
         raise UsageError(
-            f"the allowed signers {allowed_signers} cannot be read: {e.strerror}",
+            f"the allowed signers {allowed_signers} cannot be read: {fault}",
             hint="a line of it is: NAME KEYTYPE KEY, as in the signer's .pub file",
-        ) from e
+        )
     sums, made = directory.absolute() / SUMS, directory.absolute() / SIGNATURE
+    if fault := _unreadable(sums):
+        raise BundleDiffers(f"{sums} cannot be read: {fault}", hint="ask for the bundle again")
     if not made.is_file():
         raise EvidenceMissing(
             f"{directory} is not signed: it has no {SIGNATURE}", hint="give --sign-key to `bringup up` or `collect`"
@@ -97,6 +93,15 @@ def check(directory: Path, allowed_signers: Path) -> str:
     )
 
 
+def _unreadable(path: Path) -> str:
+    """Why a file cannot be read; empty if it can."""
+    try:
+        path.open("rb").close()
+    except OSError as e:
+        return e.strerror or str(e)
+    return ""
+
+
 def _ssh_keygen(what: str, *argv: str | Path, source: Path | None = None) -> process.Outcome:
     try:
         return process.run(
@@ -104,8 +109,6 @@ def _ssh_keygen(what: str, *argv: str | Path, source: Path | None = None) -> pro
         )
     except TargetUnavailable as e:
         raise EvidenceMissing(e.message, hint="install OpenSSH's client: it has ssh-keygen") from e
-    except OSError as e:
-        raise BundleDiffers(f"{source} cannot be read: {e.strerror}") from e
 
 
 def _reason(output: str) -> str:

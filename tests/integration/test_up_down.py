@@ -39,7 +39,8 @@ PROJECT = f"{SESSION}-updown"
 KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
 FILES = {
     "SHA256SUMS", "caches.json", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
-    "report.html", "sample_response.json", "server.jsonl", "server.log", "summary.md", "timeline.json", "vllm_process.txt",
+    "report.html", "sample_response.json", "server.jsonl", "server.log", "summary.md", "timeline.json",
+    "vllm_process.txt",
 }  # fmt: skip
 PASSING = [
     "reachable", "ready", "models", "completion", "chat", "streaming", "logprobs", "determinism", "concurrency",

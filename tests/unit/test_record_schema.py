@@ -13,11 +13,12 @@ from typing import Any, cast
 import pytest
 from jsonschema import Draft202012Validator
 
-from bringup import artifacts, bundle, derive, records, schema, workflow
+from bringup import artifacts, bundle, catalog, derive, records, schema, workflow
 from bringup.checks import facts, recorded
 from bringup.edge.docker import Engine
 from bringup.errors import UsageError
 from bringup.ledger import Observation, Sample
+from bringup.plan import make_plan
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict
 from bringup.settings import Settings
 from tests.unit import samples
@@ -31,21 +32,22 @@ SCHEMA = schema.load()
 UP = json.loads((DATA / "records/v1-up.json").read_text("utf-8"))
 
 
-def closed(part: Any) -> Any:
-    """A schema that takes no key which it does not describe, and lacks none, so that both sides can be compared."""
+def closed(part: Any, *, whole: bool) -> Any:
+    """A schema that takes no key which it does not describe and (`whole`) wants all that it does."""
     if isinstance(part, list):
-        return [closed(one) for one in part]
+        return [closed(one, whole=whole) for one in part]
     if not isinstance(part, dict):
         return part
-    made = {name: closed(one) for name, one in part.items()}
-    if isinstance(part.get("properties"), dict) and part.get("type") and "anyOf" not in part:
-        made["required"] = list(part["properties"]) or part["required"]
+    made = {name: closed(one, whole=whole) for name, one in part.items()}
     if isinstance(part.get("properties"), dict) and part.get("type"):
         made["unevaluatedProperties"] = False
+        if whole and "anyOf" not in part:
+            made["required"] = list(part["properties"])
     return made
 
 
-CLOSED = Draft202012Validator(closed(SCHEMA))
+CLOSED = Draft202012Validator(closed(SCHEMA, whole=True))
+DESCRIBED = Draft202012Validator(closed(SCHEMA, whole=False))
 OPEN = Draft202012Validator(SCHEMA)
 
 
@@ -91,12 +93,12 @@ FACTS = host_facts()
 
 def a_record(host: facts.HostFacts, container: FakeContainer | None = None, error: str = "") -> dict[str, Any]:
     """What a run writes, with the derived parts of a real one."""
-    run = workflow.Run(
-        "up", Settings(model="tiny-qwen2"), samples.plan(), cast("Engine", FakeEngine()), host,
-        cast("workflow.Watch", Silent()),
-    )  # fmt: skip
-    run.derived.timeline, run.derived.ledger, run.derived.caches = UP["timeline"], UP["ledger"], UP["caches"]
-    run.derived.ledger |= {"samples": derive.curve(Observation((Sample(1.0, (2,), {3: 4}, 5),), frozenset({3})))}
+    settings = Settings(model="tiny-qwen2")
+    plan = make_plan(settings, catalog.load()["tiny-qwen2"], ("cpu", "test"), {"model": "flag"})
+    run = workflow.Run("up", settings, plan, cast("Engine", FakeEngine()), host, cast("workflow.Watch", Silent()))
+    curve = derive.curve(Observation((Sample(1.0, (2,), {3: 4}, 5),), frozenset({3})))
+    run.derived.timeline, run.derived.caches = UP["timeline"], UP["caches"]
+    run.derived.ledger = UP["ledger"] | {"samples": curve}
     run.checks = tuple(CheckRecord(name="c", status=s, found="f", needed="n") for s in Status)
     run.probes = tuple(ProbeRecord(name="p", status=s, expected="e", found="f", data={"bytes": 1}) for s in Status)
     run.steps = [StepRecord(name="s", seconds=0.5)]
@@ -170,6 +172,7 @@ def test_records_of_old_are_read(path: Path, tmp_path: Path) -> None:
     made = artifacts.write(tmp_path / "b", {"record.json": text}, [])
     read = bundle.read(made)
     assert read.record == json.loads(text)
+    assert faults(DESCRIBED, read.record) == [], "no key goes away"
     assert path.stem.startswith(f"v{read.record['schema']}-")
 
 

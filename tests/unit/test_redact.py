@@ -49,6 +49,8 @@ LOOKS = {
     "password": ("DB_PASSWORD=s3cretvalue", "s3cretvalue"),
     "any flag": ("serve --hf-token s3cretvalue --port 1", "s3cretvalue"),
     "any flag with =": ("serve --hf_token=s3cretvalue", "s3cretvalue"),
+    "address": ("https_proxy=http://user:s3cretvalue@proxy:3128/ and more", "s3cretvalue"),
+    "JSON with an address": ('{"url": "https://:s3cretvalue@host"}', "s3cretvalue"),
     "list": ("args: ['--api-key', 's3cretvalue', '--port']", "s3cretvalue"),
     "JSON list": ('["--hf-token",\n  "s3cretvalue", "--port", "1"]', "s3cretvalue"),
     "JSON list in JSON": ('{"msg": "[\\"--hf-token\\", \\"s3cretvalue\\"]"}', "s3cretvalue"),
@@ -72,6 +74,7 @@ def test_json_stays_json(name: str) -> None:
 
 
 INNOCENT = [
+    "http://[::1]:8000/a@b ops@example.org git@example.org:x/y ssh://git@example.org/x",
     "--tokenizer some/where --max-num-batched-tokens 512 --token-limit 5",
     '["--hf-token", "--port", "8000"]',
     '{"api_key_file": "/run/secrets/api_key", "sources": {"api_key_file": "flag"}}',
