@@ -153,6 +153,7 @@ def _curve(bundle: Bundle, made: dict[str, Any], *, on_gpu: bool) -> tuple[Part,
         return (absent("memory samples of the start", "it was not watched, or an older version wrote this"),)
     timeline = part_of(bundle, "timeline") or {}
     origin = number(timeline.get("begin")) if timeline.get("zone") == "epoch" else None
+    # A clock that is not the timeline's would push the curve off the page.
     first = min(number(s.get("t")) or 0.0 for s in known)
     origin = first if origin is None or not 0 <= first - origin < 3600 else origin
 
@@ -196,7 +197,7 @@ def _moments(moments: list[dict[str, Any]], *, on_gpu: bool) -> Table:
 
 
 def tokens(bundle: Bundle) -> Section:
-    """How the tokens of the streaming probe's last stream came, and what the server answered."""
+    """How the tokens of the streaming probe's last stream came."""
     probe = next((p for p in rows(bundle.record.get("probes")) if p.get("name") == "streaming"), {})
     first, raw = number(at(probe, "data", "first")), at(probe, "data", "gaps")
     gaps = [g * 1000 for v in (raw if isinstance(raw, list) else []) if (g := number(v)) is not None and g >= 0]

@@ -11,13 +11,14 @@ from bringup.report import start
 from bringup.report.parts import Column, Fact, Facts, Note, Part, Quote, Report, Section, table
 from bringup.report.reading import NONE, at, line, moment, number, rows, seconds, size, text, words
 from bringup.report.start import absent, part_of
-from bringup.settings import fields, variable
+from bringup.settings import boolean, fields, variable
 from bringup.signature import SUMS
 
 STATUSES = ("fail", "unknown", "warn", "pass", "skip")  # the most telling first
 VERDICTS = ("pass", "fail", "unknown")
 LAST_LINES = 40
 ENOUGH = 300  # rows of one table
+Reason = tuple[str, str, str]  # a status, who says so, what was found
 INSIDE = f"This page is part of the bundle: {SUMS} was made after it. bringup report DIR compares every file."
 
 
@@ -30,8 +31,8 @@ def report(bundle: Bundle, *, inside: bool = False, verified: str = "") -> Repor
         verified: what `bringup.bundle.verify` said, where it was asked.
     """
     record = bundle.record
-    verdict = record.get("verdict") if record.get("verdict") in VERDICTS else "unknown"
     intact = None if inside else not bundle.faults
+    verdict, doubt = _verdict(record, intact)
     sums = INSIDE if inside else verified or (
         f"Every file is as {SUMS} says." if intact else f"Not as it was written: {'; '.join(map(line, bundle.faults))}."
     )  # fmt: skip
@@ -41,9 +42,23 @@ def report(bundle: Bundle, *, inside: bool = False, verified: str = "") -> Repor
         _files(bundle),
     )  # fmt: skip
     return Report(
-        name=line(bundle.directory.name), verdict=str(verdict), headline=_headline(record), why=_why(record),
+        name=line(bundle.directory.name), verdict=verdict, headline=_headline(record), why=(*doubt, *_why(record)),
         sums=sums, intact=intact, sections=sections,
     )  # fmt: skip
+
+
+def _verdict(record: dict[str, Any], intact: bool | None) -> tuple[str, tuple[Reason, ...]]:
+    """The verdict, and why it is not the record's: a pass that the bundle does not bear out is none."""
+    said = record.get("verdict") if record.get("verdict") in VERDICTS else "unknown"
+    if said != "pass":
+        return str(said), ()
+    statuses = {status_of(p) for p in rows(record.get("probes"))}
+    doubts = ["the bundle is not as it was written"] if intact is False else []
+    if record.get("error") or statuses & {"fail", "unknown"} or "pass" not in statuses:
+        doubts.append("not all that it holds did pass")
+    if doubts:
+        return "unknown", (("unknown", "run", f"the record says pass, but {' and '.join(doubts)}"),)
+    return "pass", ()
 
 
 def _findings(record: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -63,8 +78,8 @@ def _headline(record: dict[str, Any]) -> str:
     return f"{model} on a {flavour.upper()}" if flavour else model
 
 
-def _why(record: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """What decided the verdict: a status, who says so, and what was found."""
+def _why(record: dict[str, Any]) -> tuple[Reason, ...]:
+    """What decided the verdict."""
     said = [("fail", "run", line(record["error"]))] if record.get("error") else []
     for kind, status, raw in _findings(record):
         # A check that could not tell stops nobody and decides nothing.
@@ -94,15 +109,11 @@ def _what(bundle: Bundle) -> Section:
     labels = at(image, "labels")
     vllm = at(labels, "dev.bringup.vllm") or at(part_of(bundle, "timeline"), "facts", "vllm_version")
     built = at(labels, "org.opencontainers.image.revision")
-    digest = (
-        ("digest", known)
-        if (known := at(record, "model", "digest") or at(labels, "dev.bringup.weights-digest"))
-        else ()
-    )
+    digest = line(at(record, "model", "digest") or at(labels, "dev.bringup.weights-digest"))
     began, ended = moment(record.get("started")), moment(record.get("finished"))
     known = (
         Fact("Model", line(at(plan, "model")), True),
-        Fact("Weights", _joined(", ", at(plan, "weights"), _pin(record), _joined(" ", *digest)), True),
+        Fact("Weights", _joined(", ", at(plan, "weights"), _pin(record), f"digest {digest}" if digest else ""), True),
         Fact("vLLM", line(vllm)),
         Fact("Flavour", _joined(": ", at(plan, "flavour"), at(plan, "flavour_reason"))),
         Fact("GPU", _gpu(host)),
@@ -268,16 +279,18 @@ def _value(record: dict[str, Any], name: str) -> str:
 
 def command(record: dict[str, Any]) -> str:
     """The command line with every setting that was not left at its default, whatever it came from."""
-    words_ = ["bringup", line(record.get("command")) or "up"]
+    words_ = ["bringup", *(line(record.get("command")) or "up").split()]
     last: list[str] = []
     for name, value, _ in _settings(record):
-        option = fields()[name][1]
+        option, flag = fields()[name][1], f"--{name.replace('_', '-')}"
         if option.hidden or value == "not in this bundle":
             continue
         if name == "vllm_args":
             last = ["--", *_split(value)]
+        elif option.parse is boolean:
+            words_.append(flag if value == "1" else f"--no-{flag[2:]}")
         else:
-            words_ += [f"--{name.replace('_', '-')}", value]
+            words_ += [flag, value]
     return shlex.join(words_ + last)
 
 
@@ -301,13 +314,12 @@ def _log(bundle: Bundle) -> tuple[Section, ...]:
 
 def _files(bundle: Bundle) -> Section:
     """What the bundle holds."""
-    faults = {f.split(" ")[0]: f for f in bundle.faults}
     listed = tuple(
         (
             line(name),
             size(len(data)),
             hashlib.sha256(data).hexdigest(),
-            line(faults.get(name, "")).removeprefix(f"{name} "),
+            next((line(f.removeprefix(f"{name} ")) for f in bundle.faults if f.startswith(f"{name} ")), ""),
         )
         for name, data in sorted(bundle.files.items())[:ENOUGH]
     )

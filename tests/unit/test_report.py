@@ -119,9 +119,26 @@ def test_a_verdict_that_is_none_of_ours_is_unknown(gpu: dict[str, str], verdict:
     assert of(bundles.changed(gpu, verdict=verdict)).verdict == "unknown"
 
 
-def test_without_probes_nothing_is_proven(gpu: dict[str, str]) -> None:
-    made = of(bundles.changed(gpu, probes=[], verdict="pass"))
-    assert made.why[-1] == ("unknown", "run", "the record holds no probe")
+DOUBT = ("unknown", "run", "the record says pass, but not all that it holds did pass")
+CHANGED = ("unknown", "run", "the record says pass, but the bundle is not as it was written")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"probes": []}, {"probes": None}, {"probes": [{"name": "auth", "status": "skip"}]}, {"error": "it died"},
+     {"probes": [{"name": "a", "status": "pass"}, {"name": "b", "status": "fail"}]},
+     {"probes": [{"name": "a", "status": "pass"}, {"name": "b", "status": "splendid"}]}],
+)  # fmt: skip
+def test_a_pass_that_the_record_does_not_bear_out_is_none(gpu: dict[str, str], keys: dict[str, Any]) -> None:
+    made = of(bundles.changed(gpu, **keys))
+    assert (made.verdict, made.why[0]) == ("unknown", DOUBT)
+
+
+def test_a_pass_in_a_bundle_that_was_changed_is_none(gpu: dict[str, str]) -> None:
+    made = report(bundles.loaded(gpu, faults=("server.log differs from its sum",)))
+    assert (made.verdict, made.why[0]) == ("unknown", CHANGED)
+    failed = report(bundles.loaded(bundles.changed(gpu, verdict="fail"), faults=("server.log differs from its sum",)))
+    assert failed.verdict == "fail"
 
 
 def test_the_sums_are_always_told(gpu: dict[str, str]) -> None:
@@ -150,6 +167,10 @@ def test_the_command_that_asks_for_the_same_again(gpu: dict[str, str]) -> None:
     assert "another id it is another image" in notes(made, "reproduce")
     record["settings"] = {"suite": "smoke"}
     assert "--suite smoke" in command(record)
+    record |= {"command": "bench serve", "settings": {"keep": "0"}}
+    record["plan"]["sources"] = {"keep": "environment"}
+    assert command(record) == "bringup bench serve --no-keep"
+    record["plan"]["sources"] = {"vllm_args": "flag"}
     record["plan"]["environment"]["BRINGUP_VLLM_ARGS"] = "--a 'b"
     assert command(record).endswith("""-- '--a '"'"'b'""")
 
