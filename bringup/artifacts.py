@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ STATE = "/var/lib/bringup"
 SUMS = signature.SUMS
 ROOM = 4 * 2**20  # bytes; several times what a bundle takes
 SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
+Pages = Callable[[Path, Mapping[str, bytes]], dict[str, str]]
 NO_GPU = "There is no GPU here: the server runs the cpu flavour.\n"
 
 
@@ -117,9 +118,12 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
-def write(destination: Path, files: dict[str, str], secrets: Iterable[str], sign_key: Path | None = None) -> Path:
+def write(
+    destination: Path, files: dict[str, str], secrets: Iterable[str], sign_key: Path | None = None,
+    pages: Pages = lambda _destination, _contents: {},
+) -> Path:  # fmt: skip
     """Write a bundle, redacted, with its sums and (with a key) their signature: to a hidden directory first, renamed
-    when all is on the disk.
+    when all is on the disk. `pages` makes further files from what the bundle will hold.
 
     Raises:
         EvidenceMissing: it could not be written or signed; nothing is left behind.
@@ -128,9 +132,11 @@ def write(destination: Path, files: dict[str, str], secrets: Iterable[str], sign
     part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
+        # JSON may carry half a surrogate pair
+        contents = {file: redact(text, known).encode("utf-8", "backslashreplace") for file, text in files.items()}
+        contents |= {file: text.encode() for file, text in pages(destination, contents).items()}
         sums = []
-        for file, text in sorted(files.items()):
-            data = redact(text, known).encode("utf-8", "backslashreplace")  # JSON may carry half a surrogate pair
+        for file, data in sorted(contents.items()):
             _write(part / file, data)
             sums.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
         _write(part / SUMS, "".join(sums).encode())

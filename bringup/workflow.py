@@ -38,6 +38,7 @@ from bringup.probes import openai
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
+from bringup.report import pages
 from bringup.server import Server
 from bringup.settings import Settings
 from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
@@ -318,7 +319,7 @@ def collect(
         )
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
-        bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key)
+        bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key, pages(run.watch.say))
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, ledger, observe, probes, ready, signature, workflow
+from bringup import artifacts, bundle, ledger, observe, probes, ready, signature, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -411,6 +411,19 @@ def test_missing_evidence_makes_a_pass_unknown(bring_up: Go, monkeypatch: pytest
     record, _ = workflow.collect(run, make_server(FakeHttp({})), container, {})
     assert record.verdict is Verdict.UNKNOWN
     assert "server.log (gone)" in record.probes[-1].found
+
+
+def test_a_bundle_has_its_page_and_summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = a_run(tmp_path, ELSEWHERE, api_key="a<key>&more")
+    monkeypatch.setattr(artifacts, "gather", lambda *_: ({"server.log": "Bearer a<key>&more\n"}, ["the rest"]))
+    container = cast("EngineContainer", FakeContainer())
+    _, made = workflow.collect(run, make_server(FakeHttp({})), container, {}, "it died of a<key>&more")
+    page, summary = ((made / name).read_text("utf-8") for name in ("report.html", "summary.md"))
+    assert bundle.read(made).faults == ()
+    assert "it died of [redacted]" in page
+    assert r"it died of \[redacted\]" in summary
+    for text in (page, summary):
+        assert "key&gt;" not in text, "it was taken out before it was escaped"
 
 
 # ---- what stops before anything is started
