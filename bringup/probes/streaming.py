@@ -110,7 +110,8 @@ def read(events: list[Event], model: str | None, limit: int = openai.MAX_TOKENS)
         return Stream(f"the stream ended without [DONE] after {len(events)} events")
     parts: list[str] = []
     times: list[float] = []
-    finish, usage, ids = None, None, set()
+    finish, ids = None, set()
+    usage: Any = None
     for event in events[:-1]:
         try:
             chunk: Any = json.loads(event.data)
