@@ -106,7 +106,7 @@ def test_without_a_chat_template_there_are_no_chats() -> None:
 @pytest.mark.parametrize(
     ("http", "status", "words"),
     [
-        (Streams(one_id="same"), Status.FAIL, "ids were given twice"),
+        (Streams(one_id="same"), Status.FAIL, "1 different ids in 18 streams"),
         (Streams(gap=0.0, first=4.0), Status.FAIL, "each came in blocks"),
         (Streams(gap=0.0), Status.UNKNOWN, "only 0 of 72 seen token by token"),
     ],
