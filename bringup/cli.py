@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from bringup import __version__, commands
-from bringup.commands import BUILD, SERVE, WHERE, bench, doctor, lock, models, standard, timeline, weights
+from bringup.commands import BUILD, SERVE, WHERE, bench, compare, doctor, lock, models, standard, timeline, weights
 from bringup.errors import BringupError, Exit, UsageError
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
@@ -252,5 +252,5 @@ def completion(shell: str) -> int:
     return Exit.PASS
 
 
-for part in (models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor):
+for part in (models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor, compare.compare):
     cli.add_command(part)
