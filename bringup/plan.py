@@ -14,6 +14,7 @@ from typing import Any
 from bringup import fit, gpus, profile
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
+from bringup.fingerprint import Fingerprint
 from bringup.settings import BAKED, VOLUME, Settings, server_environment
 
 MODELS_DIR = "/opt/bringup/models"  # baked weights
@@ -29,7 +30,8 @@ class Expect:
     """What the probes hold the server against; None means that nothing is known about it.
 
     `weights_bytes`: size of the weights, the least that VRAM must grow by. `container`: whether there is a
-    container to look into; `gpu`: whether the server must be using one.
+    container to look into; `gpu`: whether the server must be using one. `parameters`: how many the model has;
+    `fingerprint`: what it was seen to give (bringup/fingerprint.py).
     """
 
     model: str | None
@@ -38,6 +40,8 @@ class Expect:
     weights_bytes: int
     container: bool
     gpu: bool
+    parameters: int | None = None
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +181,8 @@ def make_plan(
             weights_bytes=model.lock.size if model.lock else 0,
             container=True,
             gpu=name == "gpu",
+            parameters=model.parameters,
+            fingerprint=model.fingerprint,
         ),
         sources=sources,
         shape=model.shape,
@@ -219,7 +225,8 @@ def compose_files(flavour: str, weights: str | Path = BAKED, *, cdi: bool) -> tu
 
 def expect_remote(models: dict[str, Model], served: str | None) -> Expect:
     """What may be expected of a server somewhere else: its answers, and nothing behind them."""
-    known = models.get(served or "")
+    # By its name here, or by its repository's, which is what vLLM calls a model that was given no other name.
+    known = models.get(served or "") or next((m for m in models.values() if m.source == served), None)
     return Expect(
         model=served,
         vllm_version=None,
@@ -227,4 +234,6 @@ def expect_remote(models: dict[str, Model], served: str | None) -> Expect:
         weights_bytes=0,
         container=False,
         gpu=False,
+        parameters=known.parameters if known else None,
+        fingerprint=known.fingerprint if known else None,
     )

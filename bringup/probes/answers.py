@@ -74,7 +74,7 @@ def _completions(server: Server, path: str, kind: str) -> Finding:
     tokens, longest = 0, 0.0
     for prompt in prompts:
         answer = server.http.post(path, make(server.expect.model, prompt), server.deadline)
-        if kind == "chat.completion" and answer.status == 400 and b"chat template" in answer.body:
+        if kind == "chat.completion" and openai.no_template(answer):
             return skipped(wanted, "the model has no chat template")
         body, fault = openai.decode(answer)
         fault = fault or openai.completion_fault(body, kind, server.expect.model)
