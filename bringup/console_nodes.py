@@ -7,11 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bringup.console import Console
 from bringup.many import Outcome
 from bringup.records import Verdict
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 MARGIN = 4  # lines of the terminal that are left to what is above and below
 STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.UNKNOWN: "bold yellow"}
@@ -27,13 +30,15 @@ class Nodes:
         self._running: dict[str, tuple[float, str]] = {}
         self._bad: list[Outcome] = []
         self._counts: Counter[str] = Counter()
-        self.alive = False
+        self.live: Live | None = None
 
     def at(self, url: str, probe: str) -> None:
         """This node is asked that now."""
         with self._lock:
             began, _ = self._running.get(url, (time.monotonic(), ""))
             self._running[url] = began, probe
+            if self.live is not None and not self.live.is_started:
+                self.live.start()
 
     def done(self, outcome: Outcome) -> None:
         """This node has its verdict."""
@@ -42,7 +47,7 @@ class Nodes:
             self._counts[outcome.verdict] += 1
             if outcome.verdict is not Verdict.PASS:
                 self._bad.append(outcome)
-        if not self.alive:
+        if self.live is None:
             self._console.say(f"[{self._done}/{self._total}] {line(outcome)}")
 
     @property
@@ -81,13 +86,15 @@ def line(outcome: Outcome) -> str:
 
 @contextmanager
 def shown(console: Console, total: int) -> Iterator[Nodes]:
-    """Show the nodes while the block runs."""
+    """Show the nodes while the block runs, from the first that is told on: a display has a thread, and who asks may
+    have to fork before there is one."""
     nodes = Nodes(total, console)
-    if not console.rich.is_terminal:
-        yield nodes
-        return
-    from rich.live import Live
+    if console.rich.is_terminal:
+        from rich.live import Live
 
-    nodes.alive = True
-    with Live(nodes, console=console.rich, refresh_per_second=4, transient=True):
+        nodes.live = Live(nodes, console=console.rich, refresh_per_second=4, transient=True)
+    try:
         yield nodes
+    finally:
+        if nodes.live is not None:
+            nodes.live.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import queue
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bringup import __version__, artifacts, probes, workflow
-from bringup.edge import descriptors
+from bringup.edge import children, descriptors
 from bringup.edge.http import Http
 from bringup.errors import BringupError, EvidenceMissing, UsageError
 from bringup.key import api_key
@@ -26,6 +27,7 @@ from bringup.settings import Settings
 
 JOBS = 256  # a node that hangs costs no CPU and holds its place for one deadline
 SOCKETS = 10  # of one node at most: eight requests at once, and what is being closed
+SHARE = 16  # nodes that are worth a process
 SWITCH = 0.05  # seconds
 SLOWEST = 5  # nodes that are named
 SAMPLE = "sample_response.json"
@@ -114,11 +116,44 @@ def at_once(jobs: int, nodes: int) -> int:
     return max(min(jobs, nodes, descriptors.room(min(jobs, nodes) * SOCKETS) // SOCKETS), 1)
 
 
-def sweep(urls: Sequence[str], jobs: int, ask: Callable[[str], Outcome]) -> Iterator[Outcome]:
+Ask = Callable[[str, Callable[[str], None]], Outcome]
+At = Callable[[str, str], None]
+
+
+def sweep(urls: Sequence[str], jobs: int, ask: Ask, at: At, processes: int = 1) -> Iterator[Outcome]:
     """Ask all of them, so many at once; the outcomes in the order in which they are had.
 
-    The threads are daemons: who stops listening (Ctrl-C) need not wait for a node that hangs.
+    `ask` gets an address and whom to tell what it asks next; `at` is told so, with the address. More than one process
+    is for many addresses: the threads of one share an interpreter lock.
     """
+    if processes == 1:
+        yield from _in_threads(urls, jobs, ask, at)
+        return
+    left = dict.fromkeys(urls, time.time())
+    each = -(-jobs // processes)
+
+    def work(share: Sequence[str], tell: children.Tell) -> None:
+        lock = threading.Lock()
+
+        def safely(message: Any) -> None:
+            with lock:
+                tell(message)
+
+        for outcome in _in_threads(share, each, ask, lambda url, probe: safely((url, probe))):
+            safely(outcome)
+
+    for message in children.messages([urls[n::processes] for n in range(processes)], work):
+        if isinstance(message, Outcome):
+            del left[message.url]
+            yield message
+        else:
+            at(*message)
+    for url, started in left.items():
+        yield _broke(url, started, "the process that asked it died")
+
+
+def _in_threads(urls: Sequence[str], jobs: int, ask: Ask, at: At) -> Iterator[Outcome]:
+    """The threads are daemons: who stops listening (Ctrl-C) need not wait for a node that hangs."""
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     for url in urls:
@@ -132,23 +167,32 @@ def sweep(urls: Sequence[str], jobs: int, ask: Callable[[str], Outcome]) -> Iter
                 return
             started = time.time()
             try:
-                done.put(ask(url))
+                done.put(ask(url, functools.partial(at, url)))
             except Exception as e:  # noqa: BLE001, RUF100 - one node must not hide the others
                 why = e.message if isinstance(e, BringupError) else f"bringup itself broke: {type(e).__name__}: {e}"
-                done.put(
-                    Outcome(url=url, verdict=Verdict.UNKNOWN, started=started, seconds=time.time() - started, why=why)
-                )
+                done.put(_broke(url, started, why))
 
     # Hundreds of threads that wait for one interpreter lock wake each other at every interval.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     try:
-        for number in range(jobs):
+        for number in range(min(jobs, len(urls))):
             threading.Thread(target=work, name=f"node-{number}", daemon=True).start()
         for _ in urls:
             yield done.get()
     finally:
         sys.setswitchinterval(interval)
+
+
+def _broke(url: str, started: float, why: str) -> Outcome:
+    """Of a node that nothing is known about."""
+    seconds = round(time.time() - started, 3)
+    return Outcome(url=url, verdict=Verdict.UNKNOWN, started=started, seconds=seconds, why=why)
+
+
+def processes(nodes: int) -> int:
+    """How many there are for so many nodes: one for each `SHARE` of them, and no more than cores."""
+    return max(min(children.cores(), nodes // SHARE), 1)
 
 
 def verify(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,12 @@ def verify_many(
     began = time.monotonic()
     with shown(watch, len(each)) as nodes:
 
-        def ask(url: str) -> many.Outcome:
-            outcome = many.verify(url, settings, named, asked, lambda probe: nodes.at(url, probe))
+        def ask(url: str, on_probe: Callable[[str], None]) -> many.Outcome:
+            outcome = many.verify(url, settings, named, asked, on_probe)
             return many.kept(directory, outcome, settings, names)
 
         try:
-            for outcome in many.sweep(each, jobs, ask):
+            for outcome in many.sweep(each, jobs, ask, nodes.at, many.processes(len(each))):
                 found.append(outcome)
                 nodes.done(outcome)
         finally:  # of those that were being written when someone interrupted it
