@@ -253,4 +253,5 @@ def kept(directory: Path, outcome: Outcome, settings: Settings, names: Sequence[
 
 def slug(url: str) -> str:
     """A directory name for an address, another one for each."""
-    return re.sub(r"[^A-Za-z0-9.]", lambda m: "-" if m[0] in ":/-" else f"_{ord(m[0]):x}", url.partition("://")[2])
+    plain = {":": "_", "/": "+"}
+    return re.sub(r"[^A-Za-z0-9.-]", lambda m: plain.get(m[0], f"%{ord(m[0]):x}"), url.removeprefix("http://"))

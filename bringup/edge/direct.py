@@ -6,13 +6,15 @@ asked at once the asking is what takes the time. It stays the door for HTTPS and
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead, RemoteDisconnected
 from types import TracebackType
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+AUTOMATIC = zlib.MAX_WBITS | 32  # gzip or zlib, as its first bytes say
 PIECE = 2**16  # bytes read at once
 SAFE = "/%:@!$&'()*+,;=~"  # of a path that is a path already
 
@@ -39,13 +41,19 @@ class Reply:
         Raises:
             OSError: it did not arrive, or not all of it.
         """
+        coding = self.headers.get("Content-Encoding", "identity").lower()
+        if coding not in ("identity", "gzip", "x-gzip", "deflate"):
+            raise Broken(f"the answer is encoded as {coding}, which nobody asked for")
+        decoder = None if coding == "identity" else zlib.decompressobj(AUTOMATIC)
         try:
             while piece := self._response.read1(PIECE):
-                yield piece
-        except (HTTPException, ValueError) as e:
+                yield decoder.decompress(piece) if decoder else piece
+        except (HTTPException, ValueError, zlib.error) as e:
             raise Broken(_said(e)) from e
         if self._response.length:
             raise Broken(f"broken off, {self._response.length} bytes are missing")
+        if decoder and not decoder.eof:
+            raise Broken(f"the answer broke off within its {coding}")
 
     def __enter__(self) -> Reply:
         return self
@@ -91,4 +99,6 @@ def request(
 
 
 def _said(e: Exception) -> str:
+    if isinstance(e, RemoteDisconnected):
+        return "it hung up without an answer"
     return "the answer broke off" if isinstance(e, IncompleteRead) else f"no HTTP ({type(e).__name__}: {e})"
