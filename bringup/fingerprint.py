@@ -67,7 +67,7 @@ def fingerprint(data: Mapping[str, Any]) -> Fingerprint:
     values = made.logprobs[1:] if made.given else made.logprobs
     if len(made.tokens) != len(made.logprobs) or not values:
         raise ValueError(f"{len(made.tokens)} tokens and {len(made.logprobs)} log probabilities")
-    if strange := [v for v in values if type(v) not in (int, float) or not math.isfinite(v)]:
+    if strange := [v for v in values if not isinstance(v, int | float) or not math.isfinite(v)]:
         raise ValueError(f"among the log probabilities is {strange[0]!r}")
     return made
 

@@ -41,14 +41,14 @@ def _known(server: Server, asked: Sequence[Canary]) -> Finding | None:
         return None
     wanted = f"{len(asked)} known answers, word for word"
     requests = [openai.greedy(server.expect.model, c.prompt) | {"max_tokens": KNOWN_TOKENS} for c in asked]
-    for canary_, answer in zip(asked, _ask(server, "/v1/completions", requests), strict=True):
+    for known, answer in zip(asked, _ask(server, "/v1/completions", requests), strict=True):
         body, fault = openai.decode(answer)
         fault = fault or openai.completion_fault(body, "text_completion", server.expect.model, KNOWN_TOKENS)
         said = "" if fault else (openai.text_of(body) or "").strip()
-        if not fault and said != canary_.answer.strip():
-            fault = f"answered {said!r}, not {canary_.answer.strip()!r}"
+        if not fault and said != known.answer.strip():
+            fault = f"answered {said!r}, not {known.answer.strip()!r}"
         if fault:
-            return failed(wanted, f"{canary_.prompt!r}: {fault}")
+            return failed(wanted, f"{known.prompt!r}: {fault}")
     return passed(wanted, f"{len(asked)} of {len(asked)}", right=len(asked), asked=len(asked))
 
 

@@ -77,8 +77,17 @@ def text_of(body: dict[str, Any]) -> str | None:
     """The text of the first choice, of either kind."""
     choice = body["choices"][0]
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    text = said(message) if isinstance(message, dict) else choice.get("text")
     return text if isinstance(text, str) else None
+
+
+def said(message: dict[str, Any]) -> Any:
+    """The text of a chat's message or of a piece of one; of a model that thinks first and got no further, its thoughts.
+
+    vLLM calls those `reasoning`, and older releases `reasoning_content`.
+    """
+    thought = message.get("reasoning") or message.get("reasoning_content")
+    return message.get("content") or thought or message.get("content")
 
 
 def usage_fault(usage: Any, finish: str, limit: int = MAX_TOKENS) -> str:

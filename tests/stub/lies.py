@@ -74,7 +74,12 @@ def status(number: int, value: Any = None) -> Callable[[Reply], None]:
 
 def fields(**changes: Any) -> Callable[[Reply], None]:
     """Attributes of the reply."""
-    return lambda reply: [setattr(reply, k, v) for k, v in changes.items()] and None
+
+    def how(reply: Reply) -> None:
+        for name, value in changes.items():
+            setattr(reply, name, value)
+
+    return how
 
 
 def edit(how: Callable[[dict[str, Any]], object]) -> Callable[[Reply], None]:
@@ -110,6 +115,14 @@ def usage(**by: int) -> Callable[[Reply], None]:
     return edit(move)
 
 
+def both(*hows: Callable[[Reply], object]) -> Callable[[Reply], None]:
+    def how(reply: Reply) -> None:
+        for one in hows:
+            one(reply)
+
+    return how
+
+
 def redirect(reply: Reply) -> None:
     reply.status, reply.body, reply.headers = 302, b"", {"Location": "/health"}
 
@@ -142,7 +155,7 @@ change("hangs up", PLAIN, fields(claimed=5000, body=b"", cut=True), "ready")
 change("cuts the body", PLAIN, lambda r: fields(claimed=len(r.body), body=r.body[:-9], cut=True)(r), "ready")
 change("claims a shorter body", PLAIN, lambda r: fields(claimed=len(r.body) - 9, cut=True)(r), "ready")
 change("never ends the body", PLAIN, lambda r: fields(claimed=len(r.body) + 1, hold=True)(r), "ready")
-change("login page", PLAIN, lambda r: (html(r), fields(content_type="text/html")(r)), "ready")
+change("login page", PLAIN, both(html, fields(content_type="text/html")), "ready")
 change("HTML as JSON", PLAIN, html, "ready")
 change("JSON as text", PLAIN, fields(content_type="text/plain"), "ready")
 change("BOM", PLAIN, lambda r: fields(body=b"\xef\xbb\xbf" + r.body)(r), "ready")
@@ -187,7 +200,7 @@ change("one block", STREAMS, fields(pause=0.0, together=ALL, before=TELLING), "s
 change("one block at once", STREAMS, fields(pause=0.0, together=ALL), "streaming")
 change("a block in pieces", STREAMS, fields(pause=0.0005, before=TELLING), "streaming")
 change("no DONE", STREAMS, events(lambda e: e[:-1]), "streaming")
-change("the stream breaks off", STREAMS, lambda r: (events(lambda e: e[:9])(r), fields(cut=True)(r)), "streaming")
+change("the stream breaks off", STREAMS, both(events(lambda e: e[:9]), fields(cut=True)), "streaming")
 change("the stream never ends", STREAMS, fields(hold=True), "streaming")
 change("the stream goes on after DONE", STREAMS, events(lambda e: [*e, *e[:3]]), "streaming")
 change("an error in the stream", STREAMS, events(lambda e: [*e[:5], '{"error": {"message": "x"}}', e[-1]]), "streaming")
@@ -199,7 +212,7 @@ change("no usage in the stream", STREAMS, events(lambda e: [*e[:-2], e[-1]]), "s
 change("the stream counts a token more", STREAMS, usage(completion_tokens=1, total_tokens=1), "streaming")
 change("the stream counts a prompt token more", STREAMS, usage(prompt_tokens=1, total_tokens=1), "streaming")
 change(
-    "no stream", STREAMS, lambda r: (r.set({}), fields(events=None, content_type="application/json")(r)), "streaming"
+    "no stream", STREAMS, both(lambda r: r.set({}), fields(events=None, content_type="application/json")), "streaming"
 )
 change("the stream drips", STREAMS, fields(pause=3.0), "streaming")
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from bringup import catalog, probes
 from bringup.edge.http import Http
@@ -95,7 +95,7 @@ def draw(seed: int, number: int) -> Case:
         keyed=any(lie.keyed for lie in told) or chance.random() < 0.3,
         local=any(lie.local for lie in told) or chance.random() < 0.3,
         known=bool(lies) or chance.random() < 0.9,
-        deadline=chance.choice((6.0, 10.0)),
+        deadline=chance.choice((10.0, 15.0)),
     )
 
 
@@ -159,7 +159,8 @@ def run(cases: dict[int, Case], at_once: int) -> Iterator[tuple[int, Outcome]]:
     Raises:
         RuntimeError: a process ended without a result.
     """
-    waiting, running = list(cases), {}
+    waiting = list(cases)
+    running: dict[Any, tuple[int, Any]] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             number = waiting.pop(0)
@@ -169,9 +170,9 @@ def run(cases: dict[int, Case], at_once: int) -> Iterator[tuple[int, Outcome]]:
             theirs.close()
             running[ours] = number, process
         for ready in wait(list(running)):
-            number, process = running.pop(ready)  # type: ignore[index]
+            number, process = running.pop(ready)
             try:
-                outcome = ready.recv()  # type: ignore[union-attr]
+                outcome: Outcome = cast("Any", ready).recv()
             except EOFError:
                 raise RuntimeError(f"the process of case {number} ended without a result: {cases[number]}") from None
             process.join()

@@ -181,14 +181,13 @@ class Stub:
         return self.counts[counters.RUNNING]
 
 
-def usage_of(reply: Reply) -> tuple[int, int]:
-    """Prompt tokens and tokens made, as the honest answer counts them."""
-    texts = reply.events[:-1] if reply.events is not None else [reply.body.decode("utf-8", "replace")]
-    for text in reversed(texts):
-        with suppress(ValueError, KeyError, TypeError):
-            usage = json.loads(text)["usage"]
-            return usage["prompt_tokens"], usage["completion_tokens"]
-    return 0, len(texts)
+def usage_of(ask: Ask, reply: Reply) -> tuple[int, int]:
+    """Prompt tokens and tokens made, as the honest answer counts them; a stream need not say them."""
+    texts = reply.events[:-1] if reply.events is not None else [reply.body.decode()]
+    usage = json.loads(texts[-1]).get("usage")
+    if usage:
+        return usage["prompt_tokens"], usage["completion_tokens"]
+    return len(ask.json["prompt"].split()), ask.json["max_tokens"]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -219,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.stub.count(running=1)
             try:
-                counted = usage_of(self.stub.honest(ask, 0))
+                counted = usage_of(ask, self.stub.honest(ask, 0))
                 self._send(self.stub.reply(ask), counted)
             finally:
                 self.stub.count(running=-1)

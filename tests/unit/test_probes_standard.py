@@ -17,6 +17,7 @@ from bringup.fingerprint import fingerprint
 from bringup.probes import counters
 from bringup.records import ProbeRecord, Status
 from bringup.server import Server
+from bringup.settings import fields
 from tests.unit.fakes import FakeContainer, answer, canaries, expect
 
 KEY = "the-key"
@@ -303,4 +304,6 @@ def test_only_the_named_probes_are_asked() -> None:
     told = Server(http=cast("Any", FakeVllm()), expect=expect(), deadline=1.0)
     assert [r.name for r in probes.verify(told, names=("context", "logprobs"))] == ["logprobs", "context"]
     assert [r.name for r in probes.unanswered("why", ("models", "ready"))] == ["models", "ready"]
+    suite = fields()["suite"][1].parse
+    assert [suite(name) for name in probes.SUITES] == list(probes.SUITES)
     assert set(probes.SMOKE) < set(probes.SUITES["standard"]) < set(probes.SUITES["full"]) == set(probes.PROBES)

@@ -11,7 +11,7 @@ from bringup.edge.http import Answer, Event
 from bringup.probes import streaming
 from bringup.probes.finding import Finding
 from bringup.records import Status
-from tests.unit.fakes import TEXT, USAGE, FakeHttp, answer, chunk, completion, make_server, stream_of, usage
+from tests.unit.fakes import TEXT, USAGE, FakeHttp, answer, canaries, chunk, completion, make_server, stream_of, usage
 
 GOOD = [chunk("a"), chunk("b"), chunk("c", "stop"), USAGE, "[DONE]"]
 
@@ -30,6 +30,8 @@ def test_a_chat_is_read_too() -> None:
     def piece(delta: Any, finish: str | None = None) -> str:
         return json.dumps({"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
 
+    thoughts = [piece({"reasoning": "hm"}), piece({"content": None}, "stop"), USAGE, "[DONE]"]
+    assert streaming.read(events(*thoughts), "m").text == "hm"
     chat = [piece({"role": "assistant", "content": ""}), piece({"content": "a"}), piece({}, "stop"), USAGE, "[DONE]"]
     assert streaming.read(events(*chat), "m") == streaming.Stream("", "a", (1.0,), (5, 3), "c")
     assert "shape" in streaming.read(events(piece({"content": 5}), *chat), "m").fault
@@ -136,6 +138,16 @@ def test_streams_that_fail(stream: tuple[Answer, list[Event]], plain: Any, words
     found, _ = ask_streaming(stream, plain=plain)
     assert found.status is Status.FAIL
     assert words in found.found
+
+
+def test_a_server_whose_plain_answers_vary_is_not_blamed_for_a_stream_that_does() -> None:
+    plain = iter([completion(), completion(TEXT + " Or not.")])
+    http = FakeHttp({"/v1/completions": lambda *_: answer(next(plain))}, [stream_of(TEXT + " More.", 0.02)])
+    found = streaming.streaming(make_server(http))
+    assert (found.status, "which varies" in found.found) == (Status.UNKNOWN, True)
+    known = make_server(FakeHttp({"/v1/completions": answer(completion())}, [stream_of(TEXT + " More.", 0.02)]),
+                        canaries=canaries(("q", TEXT)))  # fmt: skip
+    assert streaming.streaming(known).status is Status.FAIL
 
 
 def test_too_soon_over_asks_for_longer_streams_and_takes_their_rhythm() -> None:
