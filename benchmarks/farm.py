@@ -42,18 +42,16 @@ def known(method: str, path: str, content_type: str, body: bytes) -> Known:
     """What the real server answered."""
     ask = Ask(method, path, OWN, content_type, body)
     seen = load().get(ask.digest)
-    if (
-        seen is None and ask.json.get("prompt") == SAMPLE_PROMPT
-    ):  # of the bundle; chance is in its answer, so it was not recorded
-        return next(k for k in map(_of, load().values()) if k.made > 1 and not k.events)
-    return _of(seen or Exchange(method, path, OWN, "", "", 501, "text/plain", "not recorded"))
+    if seen is None and ask.json.get("prompt") == SAMPLE_PROMPT:  # the bundle's; by chance, so it was not recorded
+        seen = next(e for e in load().values() if e.status == 200 and "text_completion" in e.body)
+    return _of(ask, seen or Exchange(method, path, OWN, "", "", 501, "text/plain", "not recorded"))
 
 
-def _of(seen: Exchange) -> Known:
+def _of(ask: Ask, seen: Exchange) -> Known:
     prompt, made = 0, 0
     generates = seen.method == "POST" and seen.status == 200
     if generates:
-        prompt, made = usage_of(Reply(200, "", seen.body.encode(), events=list(seen.events) or None))
+        prompt, made = usage_of(ask, Reply(200, "", seen.body.encode(), events=list(seen.events) or None))
     events = tuple(f"data: {_marked(e)}\n\n".encode() for e in seen.events)
     whole = _marked(seen.body) if generates and not events else seen.body
     return Known(seen.status, seen.content_type, whole.encode(), events, prompt, made)

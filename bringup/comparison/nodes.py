@@ -10,6 +10,7 @@ from typing import Any
 
 from bringup.comparison.noise import NODES, places
 from bringup.comparison.sides import LEAST, SHARE, THRESHOLD, Side, verdict_of
+from bringup.fingerprint import compare_fingerprints
 from bringup.records import Status, Verdict
 
 
@@ -61,7 +62,7 @@ class Nodes:
 def line_up(nodes: Sequence[Side], threshold: float = THRESHOLD) -> Nodes:
     """Every node held against all of them; `threshold` in percent of the median."""
     times, doubts = _times(nodes, threshold)
-    odd = _odd(nodes)
+    odd = [(*a, *b) for a, b in zip(_odd(nodes), _other_words(nodes), strict=True)]
     rows = tuple(_row(node, times.get(i, _NOTHING), odd[i]) for i, node in enumerate(nodes))
     for node in nodes:
         doubts += [f"{node.name}: {r.name} disagrees with its sums" for r in node.runs if r.faults]
@@ -137,6 +138,17 @@ def _odd(nodes: Sequence[Side]) -> list[tuple[str, ...]]:
             if value != usual:
                 found[n].append(f"{key[1]} {_short(value)}, not {_short(usual)}")
     return [tuple(lines) for lines in found]
+
+
+def _other_words(nodes: Sequence[Side]) -> list[tuple[str, ...]]:
+    """Of each node whether its fingerprint is unlike those of more than half of the others that have one."""
+    prints = [node.runs[-1].fingerprint for node in nodes]
+    found: list[tuple[str, ...]] = []
+    for n, own in enumerate(prints):
+        others = [p for i, p in enumerate(prints) if p and i != n]
+        unlike = sum(compare_fingerprints(own, p).verdict == "differs" for p in others) if own else 0
+        found.append(("other log probabilities",) if unlike * 2 > len(others) else ())
+    return found
 
 
 def _short(text: str) -> str:

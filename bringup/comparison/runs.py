@@ -8,6 +8,7 @@ from typing import Any
 
 from bringup.benchmark.figures import verdicts
 from bringup.bundle import Bundle
+from bringup.fingerprint import Fingerprint, fingerprint
 
 HIDDEN = ("org.opencontainers.image.title", "org.opencontainers.image.description")  # say nothing that others do not
 LABEL = "dev.bringup."
@@ -55,7 +56,7 @@ class Run:
     facts: dict[tuple[str, str], str] = field(default_factory=dict)
     memory: dict[tuple[str, str], int] = field(default_factory=dict)
     probes: dict[str, tuple[str, float]] = field(default_factory=dict)
-    fingerprint: dict[str, Any] | None = None
+    fingerprint: Fingerprint | None = None
 
     def seconds_of(self, stage: str) -> float | None:
         """How long a stage took; None where it was not seen."""
@@ -83,7 +84,6 @@ def from_bundle(bundle: Bundle) -> Run:
     timeline = _dict(record.get("timeline") or bundle.json("timeline.json"))
     stages = {s.id: s for s in _stages(timeline)}
     probes = {p["name"]: (str(p.get("status")), _number(p.get("seconds")) or 0.0) for p in _named(record.get("probes"))}
-    prints = [_dict(p.get("data")) for p in _named(record.get("probes")) if p["name"] == "logprobs"]
     return Run(
         name=bundle.directory.resolve().name,
         verdict=str(record.get("verdict", "unknown")),
@@ -97,8 +97,17 @@ def from_bundle(bundle: Bundle) -> Run:
         facts=dict(_facts(record)),
         memory=dict(_memory(_dict(record.get("ledger") or bundle.json("ledger.json")))),
         probes=probes,
-        fingerprint=prints[0] if prints and prints[0].get("logprobs") else None,
+        fingerprint=_fingerprint(record),
     )
+
+
+def _fingerprint(record: Mapping[str, Any]) -> Fingerprint | None:
+    """Of the probe that asked for it; before there was `given`, nothing of the text was scored."""
+    data = next((_dict(p.get("data")) for p in _named(record.get("probes")) if p["name"] == "logprobs"), {})
+    try:
+        return fingerprint({"given": 0} | data)
+    except ValueError:
+        return None
 
 
 def _stages(timeline: Mapping[str, Any]) -> Iterator[Stage]:
@@ -135,6 +144,10 @@ def _weights(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]
     model = _dict(record.get("plan")).get("model")
     if model:
         yield ("weights", "model"), str(model)
+    pin = _dict(record.get("model"))
+    for key, name in (("repo", "repository"), ("revision", "commit"), ("digest", "digest of the pinned files")):
+        if pin.get(key):
+            yield ("weights", name), str(pin[key])
     for f in _list(_dict(record.get("ledger")).get("files")):
         if f.get("purpose") == "weights":
             yield ("weights", f"{f.get('path')} (sha256)"), str(f.get("sha256"))

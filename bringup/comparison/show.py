@@ -26,6 +26,8 @@ def tables(made: Comparison) -> Iterator[Table]:
             yield title, (title.partition(":")[0], base, other), [_plain(d) for d in found]
     if told := [p for p in made.probes if p.change.call is not Call.SAME]:
         yield "probes: time", ("probe", base, other, "change", ""), [_times(t, 0) for t in told]
+    if made.fingerprint:
+        yield "log probabilities", ("verdict", "what"), [(made.fingerprint.verdict, made.fingerprint.why)]
     if made.memory:
         sizes: list[tuple[str, ...]] = [
             (f"{m.row}, {m.by}", size(m.base), size(m.other), _percent(m.percent)) for m in made.memory
@@ -99,7 +101,7 @@ def _ordered(stages: Iterable[Timing]) -> Iterator[tuple[int, Timing]]:
 
 def _times(t: Timing, depth: int) -> tuple[str, ...]:
     change = t.change
-    said = CLAIMS.get(change.call, f"{change.call}: {change.why}")
+    said = CLAIMS.get(change.call, f"({change.why})")
     return "  " * depth + t.name, _spread(change.base), _spread(change.other), _percent(change.percent), said
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bringup import fingerprint
 from bringup.comparison.noise import ENOUGH, MANY, ONE, Call, Change, judge
 from bringup.comparison.runs import Run, Stage
 from bringup.errors import Exit
@@ -92,7 +93,8 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All of it. `regressions`: what became worse; `doubts`: why that cannot be said; `notes`: what else to know."""
+    """All of it. `regressions`: what became worse; `doubts`: why that cannot be said; `notes`: what else to know.
+    `fingerprint`: the pair of runs that is least alike, None where a side has none."""
 
     base: Side
     other: Side
@@ -103,6 +105,7 @@ class Comparison:
     memory: tuple[Memory, ...]
     statuses: tuple[Difference, ...]
     probes: tuple[Timing, ...]
+    fingerprint: fingerprint.Comparison | None
     regressions: tuple[str, ...]
     doubts: tuple[str, ...]
     notes: tuple[str, ...]
@@ -131,6 +134,7 @@ class Comparison:
             "memory": [asdict(m) for m in self.memory],
             "statuses": [asdict(d) for d in self.statuses],
             "probes": [p.to_dict() for p in self.probes],
+            "fingerprint": asdict(self.fingerprint) if self.fingerprint else None,
         }
 
 
@@ -148,22 +152,27 @@ def exit_for(verdict: Verdict) -> Exit:
 
 def compare(base: Side, other: Side, threshold: float = THRESHOLD) -> Comparison:
     """The second side held against the first; `threshold` in percent."""
+    facts = tuple(differences(base, other, lambda r: r.facts))
     starts, doubts, notes = _starts(base, other, threshold)
     regressions = [line for s in starts for line in _slower(s)]
     doubts += [line for s in starts for line in _unproven(s)]
     statuses, worse, unasked = _statuses(base, other)
+    prints = least_alike(base, other)
+    if prints and prints.verdict == "differs" and not any(d.area == "weights" and "lock" not in d.name for d in facts):
+        doubts.append(f"log probabilities of the same weights differ: {prints.why}")
     for side in (base, other):
         doubts += [f"{r.name} disagrees with its sums: {', '.join(r.faults)}" for r in side.runs if r.faults]
     return Comparison(
         base=base,
         other=other,
         threshold=threshold,
-        facts=tuple(differences(base, other, lambda r: r.facts)),
+        facts=facts,
         starts=tuple(starts),
         caches=tuple(differences(base, other, lambda r: {("caches", name): v for name, v in r.caches.items()})),
         memory=tuple(_memory(base, other)),
         statuses=tuple(statuses),
         probes=tuple(_probe_times(base, other, threshold)),
+        fingerprint=prints,
         regressions=(*worse, *regressions),
         doubts=(*unasked, *doubts),
         notes=tuple(notes),
@@ -293,6 +302,16 @@ def _statuses(base: Side, other: Side) -> tuple[list[Difference], list[str], lis
         elif Status.SKIP in now:
             unasked.append(f"probe {name} passed, and was not asked on the other side")
     return found, worse, unasked
+
+
+def least_alike(base: Side, other: Side) -> fingerprint.Comparison | None:
+    """The fingerprints of the two sides, the pair that is the furthest apart."""
+    order = ("differs", "unknown", "same")
+    pairs = [
+        fingerprint.compare_fingerprints(a.fingerprint, b.fingerprint)
+        for a in base.runs for b in other.runs if a.fingerprint and b.fingerprint
+    ]  # fmt: skip
+    return min(pairs, key=lambda c: (order.index(c.verdict), -(c.mean or 0.0)), default=None)
 
 
 def _probe_times(base: Side, other: Side, threshold: float) -> Iterable[Timing]:

@@ -146,6 +146,7 @@ def test_what_a_run_was_made_of() -> None:
         record["image"]["id"] = "sha256:2"
         record["image"]["labels"]["dev.bringup.wheels-lock-sha256"] = "ff"
         record["image"]["labels"]["dev.bringup.weights-digest"] = "ee"
+        record["model"] = {"repo": "some/model", "revision": "ab" * 20, "digest": "ee"}
         record["host"]["gpu"] = {"driver": "580.95.05", "gpus": [{"name": "NVIDIA H100"}] * 2}
         record["plan"]["argv"] += ["--max-num-seqs", "64", "--enforce-eager"]
         next(p for p in record["probes"] if p["name"] == "version")["data"]["said"] = "0.33.0"
@@ -154,6 +155,8 @@ def test_what_a_run_was_made_of() -> None:
     found = {(d.area, d.name): d.other for d in made.facts}
     assert found == {
         ("image", "id"): "sha256:2", ("image", "wheels lock (sha256)"): "ff", ("weights", "weights digest"): "ee",
+        ("weights", "repository"): "some/model", ("weights", "commit"): "ab" * 20,
+        ("weights", "digest of the pinned files"): "ee",
         ("host", "GPUs"): "2 x NVIDIA H100", ("host", "GPU driver"): "580.95.05", ("vLLM", "version"): "0.33.0",
         ("settings", "--max-num-seqs"): "64", ("settings", "--enforce-eager"): "set",
     }  # fmt: skip
@@ -205,3 +208,40 @@ def test_the_tables_hold_every_stage_once_whatever_their_parents_are() -> None:
     names = [row[0].strip() for row in rows]
     assert len(names) == len(set(names))
     assert {"executor and worker", "worker process: start and imports"} <= set(names)
+
+
+def other_values(record: dict[str, Any]) -> None:
+    data = next(p for p in record["probes"] if p["name"] == "logprobs")["data"]
+    data["logprobs"] = [v - 0.5 for v in data["logprobs"]]
+
+
+def test_log_probabilities_are_compared_with_tolerance() -> None:
+    def rounded(record: dict[str, Any]) -> None:
+        data = next(p for p in record["probes"] if p["name"] == "logprobs")["data"]
+        data["logprobs"] = [v - 0.01 for v in data["logprobs"]]
+
+    made = compare(side(), side(change=rounded))
+    assert made.fingerprint is not None
+    assert (made.fingerprint.verdict, made.verdict) == ("same", Verdict.PASS)
+
+
+def test_other_log_probabilities_of_the_same_weights_are_a_doubt() -> None:
+    mixed = Side("after", (*side(runs=2).runs, run("compare-warm/3", other_values)))
+    made = compare(side(), mixed)
+    assert (made.verdict, len(made.doubts)) == (Verdict.UNKNOWN, 1)
+    assert made.doubts[0].startswith("log probabilities of the same weights differ: 16 log probabilities differ by 0.5")
+
+    def others(record: dict[str, Any]) -> None:
+        other_values(record)
+        record["image"]["labels"]["dev.bringup.weights-digest"] = "ee"
+
+    made = compare(side(), side(change=others))
+    assert made.fingerprint is not None
+    assert (made.fingerprint.verdict, made.verdict) == ("differs", Verdict.PASS)
+
+
+def test_without_log_probabilities_nothing_is_said_of_them() -> None:
+    def smoke(record: dict[str, Any]) -> None:
+        record["probes"] = [p for p in record["probes"] if p["name"] != "logprobs"]
+
+    assert compare(side(change=smoke), side()).fingerprint is None

@@ -87,3 +87,12 @@ def test_a_cold_node_is_not_slow_but_cold() -> None:
 def test_a_node_of_several_runs_has_the_median_of_them() -> None:
     made = line_up([renamed(side(), f"n{n}") for n in range(4)])
     assert {(row.runs, round(row.whole or 0, 2)) for row in made.rows} == {(3, 37.92)}
+
+
+def test_a_node_of_other_weights_is_unlike() -> None:
+    def other(record: dict[str, Any]) -> None:
+        data = next(p for p in record["probes"] if p["name"] == "logprobs")["data"]
+        data["logprobs"] = [v - 0.5 for v in data["logprobs"]]
+
+    made = line_up(nodes(odd=other))
+    assert [row.unlike for row in made.rows if row.outlier] == [("other log probabilities",)]
