@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bringup.comparison.noise import NODES, places
+from bringup.comparison.noise import MANY, NODES, Place, places
 from bringup.comparison.sides import LEAST, SHARE, THRESHOLD, Side, verdict_of
 from bringup.fingerprint import compare_fingerprints
 from bringup.records import Status, Verdict
@@ -63,7 +63,7 @@ def line_up(nodes: Sequence[Side], threshold: float = THRESHOLD) -> Nodes:
     """Every node held against all of them; `threshold` in percent of the median."""
     times, doubts = _times(nodes, threshold)
     odd = [(*a, *b) for a, b in zip(_odd(nodes), _other_words(nodes), strict=True)]
-    rows = tuple(_row(node, times.get(i, _NOTHING), odd[i]) for i, node in enumerate(nodes))
+    rows = tuple(_row(node, times[i], odd[i]) for i, node in enumerate(nodes))
     for node in nodes:
         doubts += [f"{node.name}: {r.name} disagrees with its sums" for r in node.runs if r.faults]
         doubts += [f"{node.name}: {r.name} has no timeline" for r in node.runs if r.started and not r.timed]
@@ -80,32 +80,29 @@ class _Times:
     whole: float | None
     percent: float | None
     slow: tuple[str, ...]
-    fast: tuple[str, ...]
-
-
-_NOTHING = _Times(None, None, (), ())
+    unlike: tuple[str, ...]
 
 
 def _times(nodes: Sequence[Side], threshold: float) -> tuple[dict[int, _Times], list[str]]:
     """By the node's number: its times among the nodes with caches in the same state, and what could not be told."""
     found: dict[int, _Times] = {}
     doubts: list[str] = []
-    for state in dict.fromkeys(node.runs[0].state for node in nodes):
-        members = [i for i, node in enumerate(nodes) if node.runs[0].state == state]
+    for state in dict.fromkeys(node.state for node in nodes):
+        members = [i for i, node in enumerate(nodes) if node.state == state]
         group = [nodes[i].of_state(state) for i in members]
         wholes = [_median([r.whole for r in n.runs if r.whole is not None and not r.error]) for n in group]
         known = [w for w in wholes if w is not None]
         least = SHARE * statistics.median(known) if known else LEAST
-        columns = {"start": places(wholes, threshold, least)}
-        columns |= {name: places(v, threshold, least) for name, v in _stages(group).items()}
+        columns = {"start": places(wholes, threshold, least=least)}
+        stages = _stages(group).items()
+        columns |= {name: places(v, threshold, spreads=MANY, least=least) for name, v in stages}
+        probes = {name: places(v, threshold, spreads=MANY, least=LEAST) for name, v in _probes(group).items()}
         for n, i in enumerate(members):
             marked = [(name, p[n].percent or 0.0) for name, p in columns.items() if p[n].outlier]
-            found[i] = _Times(
-                wholes[n],
-                columns["start"][n].percent,
-                tuple(f"{name} {percent:+.0f} %" for name, percent in marked if percent > 0),
-                tuple(f"{name} {percent:+.0f} %" for name, percent in marked if percent < 0),
-            )
+            slow = [f"{name} {percent:+.0f} %" for name, percent in marked if percent > 0]
+            unlike = [f"{name} {percent:+.0f} %" for name, percent in marked if percent < 0]
+            unlike += [f"probe {name} {p[n].percent:+.0f} %" for name, p in probes.items() if _slower(p[n])]
+            found[i] = _Times(wholes[n], columns["start"][n].percent, tuple(slow), tuple(unlike))
         far = [p.percent for p in columns["start"] if p.percent is not None and p.percent > threshold]
         if far and len(known) < NODES:
             doubts.append(f"{state} starts differ by more than {threshold:g} %: to tell an outlier needs {NODES} nodes")
@@ -121,13 +118,24 @@ def _stages(group: Sequence[Side]) -> dict[str, list[float | None]]:
     }
 
 
+def _probes(group: Sequence[Side]) -> dict[str, list[float | None]]:
+    """The same of the probes that passed."""
+    names = dict.fromkeys(name for n in group for r in n.runs for name in r.probes)
+    said = {name: [[r.probes[name] for r in n.runs if name in r.probes] for n in group] for name in names}
+    return {name: [_median([t for s, t in of if s == Status.PASS]) for of in each] for name, each in said.items()}
+
+
+def _slower(place: Place) -> bool:
+    return place.outlier and (place.percent or 0.0) > 0
+
+
 def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
 def _odd(nodes: Sequence[Side]) -> list[tuple[str, ...]]:
     """Of each node the facts that more than half of the nodes have otherwise."""
-    own = [node.runs[-1].facts | {("caches", "caches"): node.runs[-1].state} for node in nodes]
+    own = [node.runs[-1].facts | {("caches", "caches"): node.state} for node in nodes]
     found: list[list[str]] = [[] for _ in nodes]
     for key in dict.fromkeys(key for facts in own for key in facts):
         values = [facts.get(key, "-") for facts in own]
@@ -161,8 +169,8 @@ def _row(node: Side, times: _Times, odd: tuple[str, ...]) -> Row:
     verdicts = {r.verdict for r in node.runs}
     verdict = next((v for v in (Verdict.FAIL, Verdict.UNKNOWN) if v in verdicts), last.verdict)
     return Row(
-        name=node.name, runs=len(node.runs), verdict=verdict, caches=last.state, whole=times.whole,
-        percent=times.percent, worse=(*worse, *times.slow), unlike=(*times.fast, *odd),
+        name=node.name, runs=len(node.runs), verdict=verdict, caches=node.state, whole=times.whole,
+        percent=times.percent, worse=(*worse, *times.slow), unlike=(*times.unlike, *odd),
     )  # fmt: skip
 
 

@@ -113,11 +113,14 @@ class Place:
     outlier: bool
 
 
-def places(values: Sequence[float | None], threshold: float, least: float = 0.0) -> list[Place]:
+def places(
+    values: Sequence[float | None], threshold: float, *, spreads: float = ONE, least: float = 0.0
+) -> list[Place]:  # fmt: skip
     """Of each value its place among the others; one stands out by its modified z-score, threshold and `least` together.
 
-    The median and the median of the distances from it: a node that is far off moves neither. With fewer than `NODES`
-    values none stands out.
+    `threshold`, `least`: see `judge`; `spreads`: how many times past its limit the score must be. The median and the
+    median of the distances from it: a node that is far off moves neither. With fewer than `NODES` values none stands
+    out.
     """
     known = [v for v in values if v is not None]
     if not known:
@@ -129,7 +132,7 @@ def places(values: Sequence[float | None], threshold: float, least: float = 0.0)
         if value is None or not middle:
             return Place(None, outlier=False)
         percent = 100 * (value - middle) / middle
-        far = MAD * abs(value - middle) > OUTLIER * distance and abs(percent) > threshold
+        far = MAD * abs(value - middle) > spreads * OUTLIER * distance and abs(percent) > threshold
         return Place(round(percent, 1), outlier=far and abs(value - middle) > least and len(known) >= NODES)
 
     return [place(v) for v in values]

@@ -31,6 +31,11 @@ class Side:
         return Side(self.name, tuple(r for r in self.runs if r.state == state))
 
     @property
+    def state(self) -> str:
+        """That of most of its runs."""
+        return self.states.most_common(1)[0][0]
+
+    @property
     def states(self) -> Counter[str]:
         """How many runs there are of each state of the caches."""
         return Counter(r.state for r in self.runs)

@@ -96,3 +96,12 @@ def test_a_node_of_other_weights_is_unlike() -> None:
 
     made = line_up(nodes(odd=other))
     assert [row.unlike for row in made.rows if row.outlier] == [("other log probabilities",)]
+
+
+def test_a_probe_that_is_slow_on_one_node_is_marked() -> None:
+    def waits(record: dict[str, Any]) -> None:
+        next(p for p in record["probes"] if p["name"] == "streaming")["seconds"] *= 4
+
+    made = line_up(nodes(odd=waits))
+    assert made.verdict is Verdict.PASS
+    assert [row.unlike for row in made.rows if row.outlier] == [("probe streaming +300 %",)]

@@ -90,3 +90,9 @@ def test_no_outlier_where_all_are_different_or_few_or_near() -> None:
     assert not any(p.outlier for p in places([10.0, 10.0, 10.0, 10.5], 10.0))
     assert not any(p.outlier for p in places([0.010, 0.010, 0.010, 0.020], 10.0, least=0.1))
     assert [p.outlier for p in places([10.0, 10.0, 10.0, 12.0], 10.0)] == [False, False, False, True]
+
+
+def test_of_many_figures_one_must_be_twice_as_far_out() -> None:
+    values = [10.0, 10.2, 9.8, 10.1, 9.9, 11.2]
+    assert [p.outlier for p in places(values, 5.0)] == [False] * 5 + [True]
+    assert not any(p.outlier for p in places(values, 5.0, spreads=noise.MANY))
