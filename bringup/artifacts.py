@@ -15,6 +15,7 @@ from bringup import signature
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, EvidenceMissing, UsageError
 from bringup.plan import Plan
+from bringup.records import ProbeRecord, Status
 from bringup.redact import redact
 from bringup.server import Container, Server
 
@@ -65,7 +66,7 @@ def gather(server: Server, plan: Plan, image: dict[str, Any]) -> tuple[dict[str,
         "server.jsonl": lambda: container.copy_out(f"{STATE}/run/server.jsonl").decode("utf-8", "replace"),
         "vllm_process.txt": lambda: _processes(container),
         "nvidia_smi_serving.txt": lambda: _nvidia_smi(container) if plan.flavour == "gpu" else NO_GPU,
-        "sample_response.json": lambda: _sample(server),
+        "sample_response.json": lambda: sample(server),
     }
     for file, source in sources.items():
         try:
@@ -95,7 +96,22 @@ def _nvidia_smi(container: Container) -> str:
     return output
 
 
-def _sample(server: Server) -> str:
+def completeness(missing: list[str], files: int) -> ProbeRecord:
+    """Whether the evidence is whole, as a finding of its own; `files`: how many there are."""
+    return ProbeRecord(
+        name="evidence",
+        status=Status.UNKNOWN if missing else Status.PASS,
+        expected="every artifact of the run",
+        found="missing: " + "; ".join(missing) if missing else f"{files} files",
+    )
+
+
+def sample(server: Server) -> str:
+    """sample_response.json: the answer to the runbook's question.
+
+    Raises:
+        EvidenceMissing: there was none, or one without text.
+    """
     request = {"model": server.expect.model, "prompt": SAMPLE_PROMPT, "max_tokens": 50}
     try:
         answer = server.http.post("/v1/completions", request, server.deadline)

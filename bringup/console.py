@@ -5,11 +5,13 @@ Standard output carries the result as JSON under `--json`, and what was asked fo
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +195,22 @@ def _table(*columns: str) -> Any:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def plain(table: tuple[str, tuple[str, ...], Iterable[tuple[str, ...]]], left: Collection[str] = ()) -> str:
+    """A table (title, columns, rows) as text for standard output; the columns named in `left` hold words."""
+    from rich.console import Console as Rich
+
+    title, columns, rows = table
+    made = _table(*columns)
+    for name, column in zip(columns, made.columns, strict=True):
+        column.justify = "left" if name in left else "right"
+    for row in rows:
+        made.add_row(*row)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 140
+    page = io.StringIO()
+    Rich(file=page, width=width, color_system=None, markup=False).print(made)
+    return "\n".join([title, *(line.rstrip() for line in page.getvalue().strip("\n").splitlines())])
 
 
 def _mark(status: Status) -> Any:

@@ -29,12 +29,12 @@ from bringup import (
 from bringup.checks import facts
 from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
-from bringup.edge.http import Http, NoAnswer
+from bringup.edge.http import Http
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key, secrets
 from bringup.ledger import Observation
 from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
-from bringup.probes import openai
+from bringup.probes import answers
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
@@ -308,15 +308,7 @@ def collect(
         )
         files |= run.derived.files()
         missing += run.derived.missing
-        run.probes = (
-            *run.probes,
-            ProbeRecord(
-                name="evidence",
-                status=Status.UNKNOWN if missing else Status.PASS,
-                expected="every artifact of the run",
-                found="missing: " + "; ".join(missing) if missing else f"{len(files) + 1} files",
-            ),
-        )
+        run.probes = (*run.probes, artifacts.completeness(missing, len(files) + 1))
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
         bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key, pages(run.watch.say))
@@ -357,19 +349,24 @@ def verify_address(
 ) -> tuple[ProbeRecord, ...]:
     """Ask a server anywhere; `named`: the model it must serve, else whatever it lists first; `asked`: see `Run`."""
     names = asked or probes.SUITES[settings.suite]
-    http = Http(url, api_key(settings))
-    served = named
-    if served is None:
-        try:
-            body, _ = openai.decode(http.get("/v1/models", settings.request_timeout))
-            served = body["data"][0]["id"] if body else None
-        except NoAnswer as e:  # one deadline is enough to know
-            return tuple(probes.unanswered(str(e), names))
-        except (KeyError, IndexError, TypeError):
-            served = None  # the probes will say what is wrong
-    server = Server(http=http, expect=expect_remote(catalog.load(), served), deadline=settings.request_timeout)
+    server, silent = server_at(url, settings, named)
+    if silent:
+        return tuple(probes.unanswered(silent, names))
     with watch.step("verify") as detail:
         return tuple(probes.verify(server, detail, names))
+
+
+def server_at(url: str, settings: Settings, named: str | None) -> tuple[Server, str]:
+    """The server at an address, and why it does not answer; `named`: see `verify_address`."""
+    models = catalog.load()
+    http = Http(url, api_key(settings))
+    server = Server(http=http, expect=expect_remote(models, named), deadline=settings.request_timeout)
+    if named is not None:
+        return server, ""
+    listed = probes.ask("models", answers.first_listed, server)
+    if listed.status is Status.FAIL:  # one deadline is enough to know
+        return server, listed.found
+    return dataclasses.replace(server, expect=expect_remote(models, listed.data.get("id"))), ""
 
 
 def console_output(run: Run, tail: int | None) -> str:

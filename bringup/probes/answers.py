@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bringup.probes import openai
-from bringup.probes.finding import Finding, failed, passed, skipped
+from bringup.probes.finding import Finding, failed, passed, skipped, unknown
 from bringup.server import Server
 
 CANARIES = 5  # how many known answers are asked for
@@ -45,6 +45,15 @@ def models(server: Server) -> Finding:
     if not names or (server.expect.model is not None and server.expect.model not in names):
         return failed(wanted, f"it lists {', '.join(names) or 'nothing'}")
     return passed(wanted, ", ".join(names), max_model_len=data[0].get("max_model_len"))
+
+
+def first_listed(server: Server) -> Finding:
+    """The id of the first model that is listed, as data; that there is none is for `models` to say."""
+    body, fault = openai.decode(server.http.get("/v1/models", server.deadline))
+    try:
+        return passed("a list of models", "it came", id=str(body["data"][0]["id"]))
+    except (KeyError, IndexError, TypeError):
+        return unknown("a list of models", fault or "no model")
 
 
 def completion(server: Server) -> Finding:

@@ -39,7 +39,7 @@ class Spy(Http):
     def with_key(self, api_key: str | None) -> Spy:
         return Spy(self.base_url, api_key, self.own, self.noted)
 
-    def _open(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> requests.Response:
+    def _open(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> Any:
         body = payload if content_type else b"" if payload is None else json.dumps(payload).encode()
         ask = Ask(method, path, self.auth, content_type or (JSON if body else ""), body)
         self.noted[ask.digest] = ask
