@@ -50,7 +50,7 @@ def wait_ready(
         state = container.state()
         moments.container_started = started(state)
         if state.status not in ("running", "created"):
-            raise NeverReady(_died(state), detail=_last_lines(container))
+            raise NeverReady(died(state), detail=last_lines(container))
         if time.monotonic() - said > 1:
             said = time.monotonic()
             detail(_last_line(container))
@@ -60,7 +60,7 @@ def wait_ready(
         time.sleep(POLL)
     raise NeverReady(
         f"no token within {timeout:g} s; the container is {container.state().status}, the last try: {last}",
-        detail=_last_lines(container),
+        detail=last_lines(container),
     )
 
 
@@ -96,7 +96,8 @@ def started(state: ContainerState) -> float | None:
     return moment if moment > 0 else None
 
 
-def _died(state: ContainerState) -> str:
+def died(state: ContainerState) -> str:
+    """What to say of a container that does not run."""
     if state.oom_killed:
         return "the server was killed for want of memory (the host's or the container's limit)"
     if state.status == "paused":
@@ -110,6 +111,7 @@ def _last_line(container: Container) -> str:
     return lines[-1].split(" ", 1)[-1][:160] if lines else ""
 
 
-def _last_lines(container: Container) -> str:
+def last_lines(container: Container) -> str:
+    """The end of its log, redacted."""
     lines = [line.split(" ", 1)[-1] for line in container.logs(tail=LAST_LINES).splitlines()]
     return redact("\n".join(lines))
