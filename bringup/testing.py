@@ -257,4 +257,4 @@ class VLLMContainer(DockerContainer):
             gpus=self._settings.gpus,
         )
         self.moments = Moments()
-        wait_ready(self._server, container, self._settings.timeout, lambda _: None, self.moments)
+        wait_ready(self._server, container, self._settings.timeout, self.moments)

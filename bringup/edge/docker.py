@@ -145,6 +145,12 @@ class Engine:
             except docker.errors.ImageNotFound:
                 return None
 
+    def has_volume(self, name: str) -> bool:
+        """Whether the engine has a volume of that name."""
+        client = self.client
+        with answers():
+            return any(v.name == name for v in client.volumes.list(filters={"name": name}))  # a part of it is enough
+
     def find(self, project: str, service: str) -> ContainerState | None:
         """The newest container of a compose service, running or not."""
         client = self.client
@@ -183,11 +189,11 @@ class Engine:
             image_id=raw["Image"],
         )
 
-    def logs(self, container: str, tail: int | None = None) -> str:
-        """Console output of a container, both streams, with the engine's timestamps."""
+    def logs(self, container: str, tail: int | None = None, since: int | None = None) -> str:
+        """Console output of a container, both streams, with the engine's timestamps; `since`: epoch seconds."""
         client = self.client
         with answers():
-            raw = client.api.logs(container, timestamps=True, tail=tail if tail is not None else "all")
+            raw = client.api.logs(container, timestamps=True, tail=tail if tail is not None else "all", since=since)
         return bytes(raw).decode("utf-8", "replace")
 
     def top(self, container: str) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def test_settings_become_the_images_variables_and_a_variable_of_the_callers_wins
         "BRINGUP_PROFILE": "fast", "BRINGUP_LAUNCH": "plain", "BRINGUP_BIND": "10.0.0.1", "VLLM_API_KEY": "k3y",
     }.items()  # fmt: skip
     assert made._command is None
-    assert made.ports == {"8000/tcp": ("127.0.0.1", None)}
+    assert str(made.ports) == "{'8000/tcp': ('127.0.0.1', None)}"
     assert "device_requests" not in made._kwargs
     assert made._kwargs["shm_size"] == "2g"
 
@@ -111,16 +112,17 @@ def test_gpus_for_the_cpu_flavour_are_refused(here: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_not_started_has_no_address() -> None:
-    for ask in (lambda c: c.base_url, lambda c: c.model, lambda c: c.verify()):
+    made = container()
+    for ask in (lambda: made.base_url, lambda: made.model, lambda: str(made.verify())):
         with pytest.raises(UsageError, match="not started"):
-            ask(container())
+            ask()
 
 
 def test_a_missing_testcontainers_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "testcontainers.core.container", None)
     monkeypatch.delitem(sys.modules, "bringup.testing")
     with pytest.raises(ImportError, match=r"^bringup\.testing needs the package testcontainers: pip install"):
-        __import__("bringup.testing")
+        importlib.import_module("bringup.testing")
 
 
 def test_the_page_names_every_public_name() -> None:

@@ -45,10 +45,11 @@ def wait(
     container: FakeContainer | None = None,
     timeout: float = 5.0,
     moments: ready.Moments | None = None,
+    seen: ready.Seen | None = None,
 ) -> float:
     server = make_server(http, deadline=1.0)
     made = cast("EngineContainer", container or FakeContainer())
-    return ready.wait_ready(server, made, timeout, lambda _: None, moments or ready.Moments())
+    return ready.wait_ready(server, made, timeout, moments or ready.Moments(), seen)
 
 
 def test_ready_is_the_first_token_and_counts_from_the_containers_start() -> None:
