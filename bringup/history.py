@@ -28,7 +28,7 @@ def last_start(directory: Path, plan: Plan, engine: Engine) -> Expected | None:
         if not _same(found, plan) or {kind, kind_of(found)} == {COLD, WARM}:
             continue
         try:
-            console = (record.parent / "server.log").read_text("utf-8", "replace")
+            console = (record.parent / "server.log").read_bytes().decode("utf-8", "replace")
             anchors = Anchors(**_json(record.parent / "timeline.json")["anchors"])
         except (OSError, KeyError, TypeError):
             continue

@@ -30,11 +30,12 @@ class Expected:
 
 
 def expected(console: str, anchors: Anchors, source: str) -> Expected | None:
-    """What a start took, by its console; None if it was not seen to its end."""
+    """What a start took, by its console; None if that tells of none, or it was not seen to its end."""
     follower = Follower()
     follower.feed(console, anchors)
-    whole = follower.whole
-    return Expected({s.id: s.seconds or 0.0 for s in follower.ended}, whole, source) if whole else None
+    if follower.whole is None or not follower.recognised:
+        return None
+    return Expected({s.id: s.seconds or 0.0 for s in follower.ended}, follower.whole, source)
 
 
 @dataclass
@@ -49,6 +50,11 @@ class Follower:
     _found: list[Match] = field(default_factory=list)
     _told: set[str] = field(default_factory=set)
     _going: tuple[StageRule, float] | None = None  # since when
+
+    @property
+    def recognised(self) -> bool:
+        """Whether a line of a start was among those that were read."""
+        return bool(self._found)
 
     def feed(self, console: str, anchors: Anchors) -> None:
         """Take the lines that are new, with the engine's timestamps, and the clock outside as far as it got."""

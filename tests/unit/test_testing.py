@@ -113,9 +113,11 @@ def test_gpus_for_the_cpu_flavour_are_refused(here: pytest.MonkeyPatch) -> None:
 
 def test_what_is_not_started_has_no_address() -> None:
     made = container()
-    for ask in (lambda: made.base_url, lambda: made.model, lambda: str(made.verify())):
+    for name in ("base_url", "openai_url", "model"):
         with pytest.raises(UsageError, match="not started"):
-            ask()
+            getattr(made, name)
+    with pytest.raises(UsageError, match="not started"):
+        made.verify()
 
 
 def test_a_missing_testcontainers_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
