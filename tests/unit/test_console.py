@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -143,7 +144,7 @@ def test_a_pipe_that_is_forced_to_colour_is_still_no_terminal(
 
 def test_silence_is_broken_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(console, "START_HEARTBEAT", 0.0)
-    beaten = console.threading.Event()
+    beaten = threading.Event()
     made = Console()
     tell = made.tell
 

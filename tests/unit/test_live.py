@@ -133,13 +133,13 @@ def test_a_start_without_an_end_is_nothing_to_expect() -> None:
 
 @pytest.mark.parametrize(("release", "runner"), logs.STARTS)
 def test_every_release_is_followed(release: str, runner: str) -> None:
-    stamped = []
-    for line, text in zip(logs.lines(release, runner), logs.as_console(release, runner).split("\n"), strict=False):
-        stamped.append(f"{datetime.fromtimestamp(logs.ASKED + line['at'], UTC).strftime(STAMP)} {text}\n")
-    follower, told = Follower(), []
-    for line in stamped:
-        follower.feed(line, until(logs.CLOCK, at(line)))
-        told += follower.news(at(line))
+    shown = logs.as_console(release, runner).split("\n")
+    follower = Follower()
+    told: list[str] = []
+    for line, text in zip(logs.lines(release, runner), shown, strict=False):
+        now = logs.ASKED + line["at"]
+        follower.feed(f"{datetime.fromtimestamp(now, UTC).strftime(STAMP)} {text}\n", until(logs.CLOCK, now))
+        told += follower.news(now)
     follower.feed("", logs.CLOCK)
     told += follower.news(logs.ASKED + 60)
     assert follower.whole == 46.25
