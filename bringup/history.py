@@ -30,9 +30,10 @@ def last_start(directory: Path, plan: Plan, engine: Engine) -> Expected | None:
         try:
             console = (record.parent / "server.log").read_bytes().decode("utf-8", "replace")
             anchors = Anchors(**_json(record.parent / "timeline.json")["anchors"])
-        except (OSError, KeyError, TypeError):
+            made = expected(console, anchors, record.parent.name)
+        except (OSError, KeyError, TypeError):  # what is no bundle of ours says nothing
             continue
-        if made := expected(console, anchors, record.parent.name):
+        if made:
             return made
     return None
 

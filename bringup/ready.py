@@ -50,13 +50,13 @@ class Tail:
         self._last = ""  # the time of the last line, as the engine writes it: as text it sorts like the time
 
     def read(self) -> str:
-        """The lines that are new; the engine is asked for those of the last second and later only."""
+        """The lines that are new, redacted; the engine is asked for those of the last second and later only."""
         since = int(datetime.fromisoformat(self._last).timestamp()) if self._last else None
         lines = self._container.logs(since=since).split("\n")  # a carriage return is part of a bar
         new = [line for line in lines if line.partition(" ")[0] > self._last]
         if new:
             self._last = new[-1].partition(" ")[0]
-        return "".join(f"{line}\n" for line in new)
+        return redact("".join(f"{line}\n" for line in new))
 
 
 def wait_ready(

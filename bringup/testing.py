@@ -124,12 +124,8 @@ class VLLMContainer(DockerContainer):
                 lines are among the exception's notes and in `detail`.
         """
         try:
-            try:
-                with answers():
-                    super().start()
-                self._wait()
-            except BringupError as e:
-                raise (refused(e.message) if refusals.find(e.message) else e) from None
+            self._start()
+            self._wait()
         except BaseException as e:
             if isinstance(e, BringupError):  # a traceback shows what the command line would
                 for note in filter(None, (e.detail, e.hint and f"-> {e.hint}")):
@@ -167,6 +163,15 @@ class VLLMContainer(DockerContainer):
         if suite not in probes.SUITES:
             raise UsageError(f"there is no suite {suite!r}: {', '.join(probes.SUITES)}")
         return tuple(probes.verify(self._started(), names=probes.SUITES[suite]))
+
+    def _start(self) -> None:
+        try:
+            with answers():
+                super().start()
+        except BringupError as e:
+            if refusals.find(e.message):  # with its remedy
+                raise refused(e.message) from e
+            raise
 
     def _started(self) -> Server:
         if self._server is None:

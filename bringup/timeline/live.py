@@ -65,7 +65,7 @@ class Follower:
         self._events += new
         points = find(self._events, self._found, anchors)
         begin, end, _ = bounds(points)
-        self.ended = path_stages(_shown(), points, begin, end, True)[0]
+        self.ended = path_stages(_shown(), points, begin, end, finished=True)[0]
         if anchors.first_token is not None and begin is not None and end is not None:
             self.whole = end - begin
         self._going = self._under_way(points)

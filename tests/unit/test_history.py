@@ -76,6 +76,7 @@ def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     bundle(tmp_path, "1", "console-cold", cache="miss")
     for name, file, content in (
         ("2", "record.json", "{"), ("3", "record.json", "[]"), ("4", "timeline.json", "{}"), ("5", "server.log", ""),
+        ("7", "timeline.json", '{"anchors": {"asked": "x", "first_token": "y"}}'),
     ):  # fmt: skip
         bundle(tmp_path, name, "console-warm", cache="miss")
         (tmp_path / name / file).write_text(content)
