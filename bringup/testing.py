@@ -29,6 +29,7 @@ except ImportError as e:
 
 IMAGE = "bringup:cpu-tiny-qwen2"
 LOOPBACK = "127.0.0.1"
+FREE = (LOOPBACK, None)  # any free port
 OWN = ("model", "bind", "api_key_file")  # server settings that the container itself decides
 
 
@@ -158,7 +159,7 @@ class VLLMContainer(DockerContainer):
         """Ask all that `bringup verify` asks; `bringup.records.verdict_of` tells what the records add up to.
 
         Raises:
-            UsageError: the suite is neither `smoke` nor `standard`.
+            UsageError: there is no such suite.
         """
         if suite not in probes.SUITES:
             raise UsageError(f"there is no suite {suite!r}: {', '.join(probes.SUITES)}")
@@ -231,13 +232,14 @@ class VLLMContainer(DockerContainer):
 
     def _address(self) -> str:
         """Where the port is published: on loopback unless the engine is elsewhere, or the caller chose a port."""
-        chosen = any(str(port).partition("/")[0] == str(SERVER_PORT) for port in self.ports)
-        if not chosen and self._engine_is_here():
-            self.ports[f"{SERVER_PORT}/tcp"] = (LOOPBACK, None)  # type: ignore[assignment]  # docker's own form
-            return LOOPBACK
-        if not chosen:
-            self.with_exposed_ports(SERVER_PORT)
-        return EVERYWHERE
+        given = {port: host for port, host in self.ports.items() if port.partition("/")[0] == str(SERVER_PORT)}
+        if any(host not in (None, FREE) for host in given.values()):
+            return EVERYWHERE
+        here = self._engine_is_here()
+        for port in given:
+            del self.ports[port]
+        self.ports[f"{SERVER_PORT}/tcp"] = FREE if here else None  # type: ignore[assignment]  # docker's own form
+        return LOOPBACK if here else EVERYWHERE
 
     def _engine_is_here(self) -> bool:
         client = self.get_docker_client()

@@ -87,10 +87,16 @@ def test_without_a_key_it_is_on_loopback_or_not_at_all(here: pytest.MonkeyPatch)
         configured(container(api_key="").with_bind_ports(8000, 8001))
     public = configured(container().with_bind_ports(8000, 8001))
     assert (public.ports, public.env["BRINGUP_BIND"]) == ({"8000": 8001}, EVERYWHERE)
+    assert str(configured(container().with_exposed_ports(8000)).ports) == "{'8000/tcp': ('127.0.0.1', None)}"
     here.setattr(testing.VLLMContainer, "_engine_is_here", lambda _: False)
-    assert configured(container()).ports == {"8000": None}
+    assert configured(container()).ports == {"8000/tcp": None}
     with pytest.raises(UsageError, match="no API key"):
         configured(container(api_key=""))
+
+
+def test_it_can_be_started_again(here: pytest.MonkeyPatch) -> None:
+    made = configured(container(api_key=""))
+    assert configured(made).ports == configured(container(api_key="")).ports
 
 
 def test_what_cannot_be_is_refused_when_it_is_said() -> None:
