@@ -29,7 +29,7 @@ except ImportError as e:
 
 IMAGE = "bringup:cpu-tiny-qwen2"
 LOOPBACK = "127.0.0.1"
-FREE = (LOOPBACK, None)  # any free port
+FREE: Any = (LOOPBACK, None)  # any free port, in docker's own form
 OWN = ("model", "bind", "api_key_file")  # server settings that the container itself decides
 
 
@@ -238,7 +238,7 @@ class VLLMContainer(DockerContainer):
         here = self._engine_is_here()
         for port in given:
             del self.ports[port]
-        self.ports[f"{SERVER_PORT}/tcp"] = FREE if here else None  # type: ignore[assignment]  # docker's own form
+        self.ports[f"{SERVER_PORT}/tcp"] = FREE if here else None
         return LOOPBACK if here else EVERYWHERE
 
     def _engine_is_here(self) -> bool:
