@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bringup import (
     __version__,
@@ -21,6 +20,7 @@ from bringup import (
     default_model,
     derive,
     gpus,
+    history,
     image,
     observe,
     probes,
@@ -42,25 +42,7 @@ from bringup.report import pages
 from bringup.server import Server
 from bringup.settings import Settings
 from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
-
-
-class Watch(Protocol):
-    """Whoever watches a run."""
-
-    def step(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
-        """A step begins; what it yields takes lines of detail."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def checks(self, records: tuple[CheckRecord, ...]) -> None:
-        """The checks' table."""
-
-    def probes(self, records: tuple[ProbeRecord, ...]) -> None:
-        """The probes' table."""
-
-    def table(self, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Any other table; columns but the first hold figures."""
+from bringup.watch import Watch
 
 
 @dataclass
@@ -84,12 +66,12 @@ class Run:
     derived: derive.Derived = field(default_factory=derive.Derived)
 
     @contextmanager
-    def step(self, name: str) -> Any:
-        """Time a step and show it."""
+    def step(self, name: str, shown: AbstractContextManager[Any] | None = None) -> Any:
+        """Time a step and show it, as `shown` does or as any step."""
         began = time.monotonic()
-        with self.watch.step(name) as detail:
+        with shown or self.watch.step(name) as sink:
             try:
-                yield detail
+                yield sink
             finally:
                 self.steps.append(StepRecord(name=name, seconds=round(time.monotonic() - began, 3)))
 
@@ -251,6 +233,7 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         NeverReady: it could not be started, died, went away, or gave no token in time.
     """
     vram = gpu.memory_used(run.plan.gpus) if run.plan.expect.gpu else None
+    before = history.last_start(run.settings.artifacts, run.plan, run.engine)
     run.moments = Moments(asked=time.time())
     with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local, gpus=run.plan.gpus) as sampler:
         with run.step("start the container") as detail:
@@ -258,14 +241,15 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         sampler.follow(container)
         server = _server(run, container, vram)
         try:
-            with run.step("wait for the first token") as detail:
-                seconds = wait_ready(server, container, run.plan.timeout, detail, run.moments)
+            observed, name = container.id != running_before, "wait for the first token"
+            with run.step(name, run.watch.start(name, before) if observed else None) as seen:
+                seconds = wait_ready(server, container, run.plan.timeout, run.moments, seen if observed else None)
         except (NeverReady, EvidenceMissing) as e:
             run.observed = sampler.seen()
             hint = _evidence(run, server, container, e.message)
             raise NeverReady(e.message, hint=hint, detail=e.detail) from e
         run.observed = sampler.seen()
-    if container.id == running_before:
+    if not observed:
         run.moments, run.observed = Moments(container_started=run.moments.container_started), Observation()
     else:
         run.first_token = seconds
