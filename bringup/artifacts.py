@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bringup import signature
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, EvidenceMissing, UsageError
 from bringup.plan import Plan
+from bringup.records import ProbeRecord, Status
 from bringup.redact import redact
 from bringup.server import Container, Server
 
@@ -22,6 +23,7 @@ STATE = "/var/lib/bringup"
 SUMS = signature.SUMS
 ROOM = 4 * 2**20  # bytes; several times what a bundle takes
 SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
+Pages = Callable[[Path, Mapping[str, bytes]], dict[str, str]]
 NO_GPU = "There is no GPU here: the server runs the cpu flavour.\n"
 
 
@@ -64,7 +66,7 @@ def gather(server: Server, plan: Plan, image: dict[str, Any]) -> tuple[dict[str,
         "server.jsonl": lambda: container.copy_out(f"{STATE}/run/server.jsonl").decode("utf-8", "replace"),
         "vllm_process.txt": lambda: _processes(container),
         "nvidia_smi_serving.txt": lambda: _nvidia_smi(container) if plan.flavour == "gpu" else NO_GPU,
-        "sample_response.json": lambda: _sample(server),
+        "sample_response.json": lambda: sample(server),
     }
     for file, source in sources.items():
         try:
@@ -94,7 +96,22 @@ def _nvidia_smi(container: Container) -> str:
     return output
 
 
-def _sample(server: Server) -> str:
+def completeness(missing: list[str], files: int) -> ProbeRecord:
+    """Whether the evidence is whole, as a finding of its own; `files`: how many there are."""
+    return ProbeRecord(
+        name="evidence",
+        status=Status.UNKNOWN if missing else Status.PASS,
+        expected="every artifact of the run",
+        found="missing: " + "; ".join(missing) if missing else f"{files} files",
+    )
+
+
+def sample(server: Server) -> str:
+    """sample_response.json: the answer to the runbook's question.
+
+    Raises:
+        EvidenceMissing: there was none, or one without text.
+    """
     request = {"model": server.expect.model, "prompt": SAMPLE_PROMPT, "max_tokens": 50}
     try:
         answer = server.http.post("/v1/completions", request, server.deadline)
@@ -117,9 +134,12 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
-def write(destination: Path, files: dict[str, str], secrets: Iterable[str], sign_key: Path | None = None) -> Path:
+def write(
+    destination: Path, files: dict[str, str], secrets: Iterable[str], sign_key: Path | None = None,
+    pages: Pages = lambda _destination, _contents: {},
+) -> Path:  # fmt: skip
     """Write a bundle, redacted, with its sums and (with a key) their signature: to a hidden directory first, renamed
-    when all is on the disk.
+    when all is on the disk. `pages` makes further files from what the bundle will hold.
 
     Raises:
         EvidenceMissing: it could not be written or signed; nothing is left behind.
@@ -128,9 +148,11 @@ def write(destination: Path, files: dict[str, str], secrets: Iterable[str], sign
     part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
+        # JSON may carry half a surrogate pair
+        contents = {file: redact(text, known).encode("utf-8", "backslashreplace") for file, text in files.items()}
+        contents |= {file: text.encode() for file, text in pages(destination, contents).items()}
         sums = []
-        for file, text in sorted(files.items()):
-            data = redact(text, known).encode("utf-8", "backslashreplace")  # JSON may carry half a surrogate pair
+        for file, data in sorted(contents.items()):
             _write(part / file, data)
             sums.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
         _write(part / SUMS, "".join(sums).encode())

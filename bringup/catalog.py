@@ -11,6 +11,7 @@ from typing import Any
 
 from bringup import fit
 from bringup.errors import UsageError
+from bringup.fingerprint import Fingerprint, fingerprint
 from bringup.lock import LockedModel, read_lock
 
 DATA = Path(__file__).parent / "data"
@@ -33,7 +34,8 @@ class Model:
 
     `context` is in tokens, 0 where nobody knows it; `source` is a directory of this repository or a repository of the
     Hub, `revision` the commit that is pinned unless told otherwise. `prompt`: how it is asked (chatml, gemma,
-    instruct-output), empty where nobody said. `default`: the flavour that serves it where no model was named.
+    instruct-output), empty where nobody said. `tools`: vLLM's parser of its tool calls, empty where it makes none.
+    `default`: the flavour that serves it where no model was named.
     """
 
     name: str
@@ -45,16 +47,23 @@ class Model:
     revision: str = ""
     prompt: str = ""
     chat_template: bool = True
+    tools: str = ""
     default: str = ""
     notes: str = ""
     config: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)
     canaries: tuple[Canary, ...] = ()
+    fingerprint: Fingerprint | None = None
     lock: LockedModel | None = None
 
     @property
     def shape(self) -> fit.Shape | None:
         """Its dimensions, as far as they are known."""
         return fit.shape(self.config)
+
+    @property
+    def parameters(self) -> int | None:
+        """How many it has, where that can be computed."""
+        return self.shape.parameters if self.shape else None
 
     @property
     def weights(self) -> int | None:
@@ -76,7 +85,9 @@ def load(data: Path = DATA) -> dict[str, Model]:
             canary = raw.pop("canary", None)
             pairs = json.loads((data / canary).read_text("utf-8"))["prompts"] if canary else []
             canaries = tuple(Canary(p["prompt"], p["answer"]) for p in pairs)
-            models[name] = _model(name, locked.get(name), canaries=canaries, **raw)
+            seen = raw.pop("fingerprint", None)
+            known = fingerprint(json.loads((data / seen).read_text("utf-8"))) if seen else None
+            models[name] = _model(name, locked.get(name), canaries=canaries, fingerprint=known, **raw)
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise UsageError(f"the catalogue in {data} cannot be used: {e!r}", hint="restore it from git") from e
     for name in locked.keys() - models.keys():

@@ -16,7 +16,20 @@ from typing import Any
 import click
 
 from bringup import __version__, commands
-from bringup.commands import BUILD, SERVE, WHERE, bench, doctor, lock, models, standard, timeline, weights
+from bringup.commands import (
+    BUILD,
+    SERVE,
+    WHERE,
+    bench,
+    compare,
+    doctor,
+    lock,
+    models,
+    report,
+    standard,
+    timeline,
+    weights,
+)
 from bringup.errors import BringupError, Exit, UsageError
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
@@ -46,11 +59,11 @@ def main() -> None:
     except click.exceptions.Abort:
         code = Exit.INTERRUPTED
     except Interrupted as e:
-        _console().say("bringup: interrupted; what was started is stopped")
+        _console().tell("bringup: interrupted; what was started is stopped")
         code = e.exit_code
     except Exception:
         _console().rich.print_exception()
-        _console().say("bringup: this is a bug; please report it with the lines above")
+        _console().tell("bringup: this is a bug; please report it with the lines above")
         code = Exit.BUG
     sys.exit(int(code) if isinstance(code, int) else 0)
 
@@ -102,13 +115,15 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 @command
 @takes(*SERVE, *BUILD, "artifacts", "sign_key", "suite", "request_timeout", "keep")
-def up(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+@click.option("-q", "--quiet", is_flag=True, help="Only errors, where the evidence is, and the verdict.")
+def up(watch: Any, settings: Settings, sources: dict[str, str], quiet: bool) -> int:
     """Check, build if needed, start, wait for the first token, verify, collect: the main job.
 
     Arguments after `--` go to vLLM as they are.
     """
     from bringup import workflow
 
+    watch.quiet = quiet
     run = workflow.prepare("up", settings, sources, watch)
     record, bundle = workflow.bring_up(run)
     return _conclude(watch, record, bundle)
@@ -119,31 +134,44 @@ def _conclude(watch: Any, record: Any, bundle: Path) -> int:
     watch.steps(record.steps)
     if record.started_to_first_token is not None:
         watch.say(f"container start to first token: {record.started_to_first_token:.1f} s")
-    watch.say(f"evidence: {bundle}")
-    watch.say(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")
+    watch.tell(f"evidence: {bundle}")
+    watch.tell(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")
     watch.result(record.to_dict() | {"bundle": str(bundle)})
     return exit_for(record.verdict)
 
 
 @command
-@takes(*WHERE, "suite", "request_timeout")
+@takes(*WHERE, "artifacts", "suite", "request_timeout")
 @click.option("--probe", "asked", multiple=True, metavar="NAME", help="Ask only this probe; may be repeated.")
-@click.argument("url", required=False)
+@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="More addresses, one a line, # begins a comment; - is standard input.",
+)
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Nodes asked at once.  [default: 256]")
 @click.option("--expect-model", metavar="NAME", help="Model that the server at URL must serve.")
 def verify(
-    watch: Any, settings: Settings, sources: dict[str, str],
-    asked: tuple[str, ...], url: str | None, expect_model: str | None,
+    watch: Any, settings: Settings, sources: dict[str, str], asked: tuple[str, ...], urls: tuple[str, ...],
+    source: Path | None, jobs: int | None, expect_model: str | None,
 ) -> int:  # fmt: skip
-    """Ask the running server everything that proves it works; with URL, any vLLM anywhere.
+    """Ask the running server everything that proves it works; with URL, any vLLM anywhere; with several, all at once.
 
-    The key for URL comes from --api-key-file or the variable BRINGUP_API_KEY.
+    The key for URL comes from --api-key-file or the variable BRINGUP_API_KEY. Several, or --from, write a bundle each
+    to --artifacts; the worst verdict is the exit code.
     """
     from bringup import probes, workflow
 
     if strange := sorted(set(asked) - set(probes.PROBES)):
         raise UsageError(f"there is no probe {', '.join(strange)}", hint=f"there are {', '.join(probes.PROBES)}")
-    if url:
-        records = workflow.verify_address(url, settings, expect_model, watch, asked)
+    if source or len(urls) > 1:
+        from bringup.commands.many import verify_many
+
+        return verify_many(watch, settings, urls, source, asked, expect_model, jobs)
+    if urls:
+        records = workflow.verify_address(urls[0], settings, expect_model, watch, asked)
     else:
         run = workflow.prepare("verify", settings, sources, watch)
         run.asked = asked
@@ -252,5 +280,9 @@ def completion(shell: str) -> int:
     return Exit.PASS
 
 
-for part in (models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor):
+PARTS = (
+    models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor, report.report,
+    compare.compare,
+)  # fmt: skip
+for part in PARTS:
     cli.add_command(part)

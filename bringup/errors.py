@@ -13,6 +13,7 @@ class Exit(IntEnum):
 
     PASS = 0
     BUG = 1
+    REGRESSION = 1  # of `compare`, as diff(1) has it for a difference
     USAGE = 2
     CHECK_FAILED = 3
     BUILD_FAILED = 4
@@ -33,7 +34,7 @@ class Exit(IntEnum):
 
 _MEANINGS = {
     Exit.PASS: "pass: everything that should be there was seen",
-    Exit.BUG: "a bug in bringup",
+    Exit.BUG: "a bug in bringup; of `compare`: a regression",
     Exit.USAGE: "usage or configuration",
     Exit.CHECK_FAILED: "a check of the host failed before anything was started",
     Exit.BUILD_FAILED: "the image could not be built",

@@ -19,6 +19,7 @@ from bringup.weights.verify import sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
 WARM = "/opt/bringup/warm"  # where the image keeps caches: bringup.inside.warm
+WARM_LABEL = "dev.bringup.warm"
 LINE = 200  # characters of a line of the build that are shown
 
 
@@ -104,7 +105,7 @@ def write_warm(context: Path, tag: str, told: dict[str, Any], archive: bytes) ->
     (context / "warm/factors.json").write_text(json.dumps(told, indent=1, sort_keys=True), "utf-8")
     (context / "warm/caches.tar").write_bytes(archive)
     (context / "Dockerfile").write_text(
-        f'FROM {tag}\nCOPY warm/ {WARM}/\nLABEL dev.bringup.warm="{told["sha256"]}"\n',
+        f'FROM {tag}\nCOPY warm/ {WARM}/\nLABEL {WARM_LABEL}="{told["sha256"]}"\n',
         "utf-8",
     )
     for path in (context / "warm").iterdir():

@@ -14,6 +14,7 @@ from typing import Any
 from bringup import fit, gpus, profile
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
+from bringup.fingerprint import Fingerprint
 from bringup.settings import BAKED, VOLUME, Settings, server_environment
 
 MODELS_DIR = "/opt/bringup/models"  # baked weights
@@ -29,7 +30,8 @@ class Expect:
     """What the probes hold the server against; None means that nothing is known about it.
 
     `weights_bytes`: size of the weights, the least that VRAM must grow by. `container`: whether there is a
-    container to look into; `gpu`: whether the server must be using one.
+    container to look into; `gpu`: whether the server must be using one. `parameters`: how many the model has;
+    `fingerprint`: what it was seen to give (bringup/fingerprint.py).
     """
 
     model: str | None
@@ -38,6 +40,8 @@ class Expect:
     weights_bytes: int
     container: bool
     gpu: bool
+    parameters: int | None = None
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +117,11 @@ def model_path(settings: Settings) -> str:
     return f"{WEIGHTS_DIR}/{settings.model}" if settings.weights == VOLUME else str(settings.weights)
 
 
-def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
-    """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start)."""
+def server_argv(settings: Settings, flavour: str, tools: str = "") -> tuple[str, ...]:
+    """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start).
+
+    `tools`: the parser of the model's tool calls, empty where it makes none.
+    """
     argv = [
         "--model", model_path(settings),
         "--served-model-name", settings.served_model_name or settings.model,
@@ -125,6 +132,8 @@ def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
         argv += ["--max-model-len", str(settings.max_model_len)]
     if settings.gpu_memory_utilization is not None:
         argv += ["--gpu-memory-utilization", f"{settings.gpu_memory_utilization:g}"]
+    if tools:  # without these, tool_choice "auto", which is every client's default, is refused
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", tools]
     argv += profile.arguments(profile.chosen(settings.profile, flavour), flavour, settings.vllm_args)
     return (*argv, *settings.vllm_args)
 
@@ -162,7 +171,7 @@ def make_plan(
         flavour_reason=reason,
         image=settings.image or (f"bringup:{name}-{model.name}" if settings.weights == BAKED else f"bringup:{name}"),
         weights=str(settings.weights),
-        argv=server_argv(inside, name),
+        argv=server_argv(inside, name, model.tools),
         environment=server_environment(settings),
         compose_files=compose_files(name, settings.weights, cdi=cdi),
         base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",
@@ -177,6 +186,8 @@ def make_plan(
             weights_bytes=model.lock.size if model.lock else 0,
             container=True,
             gpu=name == "gpu",
+            parameters=model.parameters,
+            fingerprint=model.fingerprint,
         ),
         sources=sources,
         shape=model.shape,
@@ -219,7 +230,8 @@ def compose_files(flavour: str, weights: str | Path = BAKED, *, cdi: bool) -> tu
 
 def expect_remote(models: dict[str, Model], served: str | None) -> Expect:
     """What may be expected of a server somewhere else: its answers, and nothing behind them."""
-    known = models.get(served or "")
+    # By its name here, or by its repository's, which is what vLLM calls a model that was given no other name.
+    known = models.get(served or "") or next((m for m in models.values() if m.source == served), None)
     return Expect(
         model=served,
         vllm_version=None,
@@ -227,4 +239,6 @@ def expect_remote(models: dict[str, Model], served: str | None) -> Expect:
         weights_bytes=0,
         container=False,
         gpu=False,
+        parameters=known.parameters if known else None,
+        fingerprint=known.fingerprint if known else None,
     )

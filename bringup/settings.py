@@ -195,8 +195,8 @@ class Settings:
     timeout: float = _option(900.0, "Deadline from start to the first token.", deadline, "DURATION")
     request_timeout: float = _option(60.0, "Deadline of one probe.", deadline, "DURATION")
     suite: str = _option(
-        "standard", "Probes to ask: `smoke` whether it answers rightly; `standard` all of them.",
-        one_of("smoke", "standard"), "SUITE",
+        "standard", "Probes to ask: `smoke` whether it answers rightly; `standard` all that is quick; `full` load too.",
+        one_of("smoke", "standard", "full"), "SUITE",
     )  # fmt: skip
     artifacts: Path = _option(Path("artifacts"), "Directory that bundles are written to.", Path, "DIR")
     sign_key: Path | None = _option(

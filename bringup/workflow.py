@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bringup import (
     __version__,
@@ -21,6 +20,7 @@ from bringup import (
     default_model,
     derive,
     gpus,
+    history,
     image,
     observe,
     probes,
@@ -29,37 +29,20 @@ from bringup import (
 from bringup.checks import facts
 from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
-from bringup.edge.http import Http, NoAnswer
+from bringup.edge.http import Http
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key, secrets
 from bringup.ledger import Observation
 from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
-from bringup.probes import openai
+from bringup.probes import answers
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
+from bringup.report import pages
 from bringup.server import Server
 from bringup.settings import Settings
 from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
-
-
-class Watch(Protocol):
-    """Whoever watches a run."""
-
-    def step(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
-        """A step begins; what it yields takes lines of detail."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def checks(self, records: tuple[CheckRecord, ...]) -> None:
-        """The checks' table."""
-
-    def probes(self, records: tuple[ProbeRecord, ...]) -> None:
-        """The probes' table."""
-
-    def table(self, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Any other table; columns but the first hold figures."""
+from bringup.watch import Watch
 
 
 @dataclass
@@ -83,12 +66,12 @@ class Run:
     derived: derive.Derived = field(default_factory=derive.Derived)
 
     @contextmanager
-    def step(self, name: str) -> Any:
-        """Time a step and show it."""
+    def step(self, name: str, shown: AbstractContextManager[Any] | None = None) -> Any:
+        """Time a step and show it, as `shown` does or as any step."""
         began = time.monotonic()
-        with self.watch.step(name) as detail:
+        with shown or self.watch.step(name) as sink:
             try:
-                yield detail
+                yield sink
             finally:
                 self.steps.append(StepRecord(name=name, seconds=round(time.monotonic() - began, 3)))
 
@@ -250,6 +233,7 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         NeverReady: it could not be started, died, went away, or gave no token in time.
     """
     vram = gpu.memory_used(run.plan.gpus) if run.plan.expect.gpu else None
+    before = history.last_start(run.settings.artifacts, run.plan, run.engine)
     run.moments = Moments(asked=time.time())
     with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local, gpus=run.plan.gpus) as sampler:
         with run.step("start the container") as detail:
@@ -257,14 +241,15 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         sampler.follow(container)
         server = _server(run, container, vram)
         try:
-            with run.step("wait for the first token") as detail:
-                seconds = wait_ready(server, container, run.plan.timeout, detail, run.moments)
+            observed, name = container.id != running_before, "wait for the first token"
+            with run.step(name, run.watch.start(name, before) if observed else None) as seen:
+                seconds = wait_ready(server, container, run.plan.timeout, run.moments, seen if observed else None)
         except (NeverReady, EvidenceMissing) as e:
             run.observed = sampler.seen()
             hint = _evidence(run, server, container, e.message)
             raise NeverReady(e.message, hint=hint, detail=e.detail) from e
         run.observed = sampler.seen()
-    if container.id == running_before:
+    if not observed:
         run.moments, run.observed = Moments(container_started=run.moments.container_started), Observation()
     else:
         run.first_token = seconds
@@ -307,18 +292,10 @@ def collect(
         )
         files |= run.derived.files()
         missing += run.derived.missing
-        run.probes = (
-            *run.probes,
-            ProbeRecord(
-                name="evidence",
-                status=Status.UNKNOWN if missing else Status.PASS,
-                expected="every artifact of the run",
-                found="missing: " + "; ".join(missing) if missing else f"{len(files) + 1} files",
-            ),
-        )
+        run.probes = (*run.probes, artifacts.completeness(missing, len(files) + 1))
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
-        bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key)
+        bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key, pages(run.watch.say))
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle
@@ -356,19 +333,24 @@ def verify_address(
 ) -> tuple[ProbeRecord, ...]:
     """Ask a server anywhere; `named`: the model it must serve, else whatever it lists first; `asked`: see `Run`."""
     names = asked or probes.SUITES[settings.suite]
-    http = Http(url, api_key(settings))
-    served = named
-    if served is None:
-        try:
-            body, _ = openai.decode(http.get("/v1/models", settings.request_timeout))
-            served = body["data"][0]["id"] if body else None
-        except NoAnswer as e:  # one deadline is enough to know
-            return tuple(probes.unanswered(str(e), names))
-        except (KeyError, IndexError, TypeError):
-            served = None  # the probes will say what is wrong
-    server = Server(http=http, expect=expect_remote(catalog.load(), served), deadline=settings.request_timeout)
+    server, silent = server_at(url, settings, named)
+    if silent:
+        return tuple(probes.unanswered(silent, names))
     with watch.step("verify") as detail:
         return tuple(probes.verify(server, detail, names))
+
+
+def server_at(url: str, settings: Settings, named: str | None) -> tuple[Server, str]:
+    """The server at an address, and why it does not answer; `named`: see `verify_address`."""
+    models = catalog.load()
+    http = Http(url, api_key(settings))
+    server = Server(http=http, expect=expect_remote(models, named), deadline=settings.request_timeout)
+    if named is not None:
+        return server, ""
+    listed = probes.ask("models", answers.first_listed, server)
+    if listed.status is Status.FAIL:  # one deadline is enough to know
+        return server, listed.found
+    return dataclasses.replace(server, expect=expect_remote(models, listed.data.get("id"))), ""
 
 
 def console_output(run: Run, tail: int | None) -> str:

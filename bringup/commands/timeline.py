@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +30,7 @@ def timeline(watch: Any, settings: Settings, sources: dict[str, str], path: Path
     it the newest bundle. A bundle adds the clock outside vLLM: when the start was asked for, and the first token.
     """
     from bringup import timeline as reader
+    from bringup.console import plain
 
     where = path or _newest(settings.artifacts)
     text, anchors = _read(where)
@@ -42,7 +41,7 @@ def timeline(watch: Any, settings: Settings, sources: dict[str, str], path: Path
             hint="give a bundle, its server.jsonl, or the console output of vLLM 0.11 to 0.33",
             id="no-start-in-log",
         )
-    watch.result(made.to_dict(), "\n\n".join(_text(table) for table in reader.tables(made)))
+    watch.result(made.to_dict(), "\n\n".join(plain(table, LEFT) for table in reader.tables(made)))
     return Exit.PASS
 
 
@@ -100,21 +99,3 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _text(table: Any) -> str:
-    """A table as plain text, as wide as the terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    title, columns, rows = table
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold", justify="left" if column in LEFT else "right")
-    for row in rows:
-        made.add_row(*row)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 140
-    page = io.StringIO()
-    Console(file=page, width=width, color_system=None, markup=False).print(made)
-    return "\n".join([title, *(line.rstrip() for line in page.getvalue().strip("\n").splitlines())])

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from bringup.edge import direct
 from bringup.edge.attention import attention
 from bringup.errors import UsageError
 
 if TYPE_CHECKING:
     import requests
+
+    Response = requests.Response | direct.Reply
 
 MAX_BODY = 16 * 2**20  # bytes; more than any answer of a probe can need
 
@@ -74,6 +77,7 @@ class Http:
             raise UsageError("the address carries credentials or a query", hint="use --api-key-file for the key")
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self._local = _is_local(parts.hostname)
+        self._direct = direct.serves(base_url, local=self._local)
         self._api_key = api_key
 
     def get(self, path: str, timeout: float) -> Answer:
@@ -139,7 +143,22 @@ class Http:
             body = b"".join(self._chunks(response, started, timeout))
             return self._answer(response, body, started)
 
-    def _open(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> requests.Response:
+    def _open(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> Response:
+        headers = {"Content-Type": content_type or "application/json"} if payload is not None else {}
+        body = payload if content_type or payload is None else json.dumps(payload).encode()
+        if self._direct:
+            headers |= {"User-Agent": "bringup", "Accept": "*/*"}
+            if self._api_key:
+                headers["Authorization"] = f"Bearer {self._api_key}"
+            try:
+                return direct.request(method, self.base_url + path, body, headers, timeout)
+            except OSError as e:
+                raise NoAnswer(_why(e, timeout)) from e
+        return self._by_requests(method, path, body, headers, timeout)
+
+    def _by_requests(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: float
+    ) -> requests.Response:
         import requests
 
         # A proxy from the environment must not stand between us and this host.
@@ -149,9 +168,8 @@ class Http:
             return session.request(
                 method,
                 self.base_url + path,
-                json=None if content_type else payload,
-                data=payload if content_type else None,
-                headers={"Content-Type": content_type} if content_type else None,
+                data=body,
+                headers=headers,
                 auth=self._authorize,
                 timeout=timeout,
                 stream=True,
@@ -166,9 +184,7 @@ class Http:
         return request
 
     @staticmethod
-    def _chunks(response: requests.Response, started: float, timeout: float) -> Iterator[bytes]:
-        import requests
-
+    def _chunks(response: Response, started: float, timeout: float) -> Iterator[bytes]:
         size = 0
         try:
             for chunk in response.iter_content(None):
@@ -178,11 +194,11 @@ class Http:
                 if time.monotonic() - started > timeout:
                     raise NoAnswer(f"the answer was not complete after {timeout:g} s ({size} bytes so far)")
                 yield chunk
-        except requests.RequestException as e:
+        except OSError as e:  # those of requests are of that kind, too
             raise NoAnswer(f"{_why(e, timeout)} ({size} bytes so far)") from e
 
     @staticmethod
-    def _answer(response: requests.Response, body: bytes, started: float) -> Answer:
+    def _answer(response: Response, body: bytes, started: float) -> Answer:
         return Answer(response.status_code, response.headers.get("Content-Type", ""), body, time.monotonic() - started)
 
 
@@ -196,7 +212,7 @@ def _is_local(host: str) -> bool:
 def _why(error: Exception, timeout: float) -> str:
     import requests
 
-    if isinstance(error, requests.ConnectTimeout):
+    if isinstance(error, requests.ConnectTimeout | direct.NotConnected):
         return f"no connection within {timeout:g} s"
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"connected, but no answer within {timeout:g} s"

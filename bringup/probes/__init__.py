@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError
-from bringup.probes import answers, behind, counters, limits, meaning, streaming
+from bringup.probes import answers, behind, canary, counters, limits, load, meaning, streaming
 from bringup.probes.finding import Finding, unknown
 from bringup.records import ProbeRecord, Status
 from bringup.server import Server
@@ -26,6 +26,7 @@ PROBES: dict[str, Probe] = {
     "completion": answers.completion,
     "chat": answers.chat,
     "streaming": streaming.streaming,
+    "canary": canary.canary,
     "logprobs": meaning.logprobs,
     "determinism": meaning.determinism,
     "concurrency": meaning.concurrency,
@@ -33,13 +34,21 @@ PROBES: dict[str, Probe] = {
     "requests": limits.requests,
     "metrics": counters.metrics,
     "cancel": counters.cancel,
+    "canaries": canary.canaries,
+    "soak": load.soak,
+    "cancels": load.cancels,
     "auth": limits.auth,
     "version": behind.version,
     "process": behind.process,
     "vram": behind.vram,
 }
 SMOKE = ("reachable", "models", "ready", "completion", "chat", "streaming", "auth", "version", "process", "vram")
-SUITES: dict[str, tuple[str, ...]] = {"smoke": SMOKE, "standard": tuple(PROBES)}
+LOAD = ("canaries", "soak", "cancels")  # what takes long on a slow server
+SUITES: dict[str, tuple[str, ...]] = {
+    "smoke": SMOKE,
+    "standard": tuple(name for name in PROBES if name not in LOAD),
+    "full": tuple(PROBES),
+}
 # Without these there is no server to ask the rest.
 GATES = ("reachable", "ready")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bringup.probes import openai
-from bringup.probes.finding import Finding, failed, passed, skipped
+from bringup.probes.finding import Finding, failed, passed, skipped, unknown
 from bringup.server import Server
 
 CANARIES = 5  # how many known answers are asked for
@@ -47,6 +47,15 @@ def models(server: Server) -> Finding:
     return passed(wanted, ", ".join(names), max_model_len=data[0].get("max_model_len"))
 
 
+def first_listed(server: Server) -> Finding:
+    """The id of the first model that is listed, as data; that there is none is for `models` to say."""
+    body, fault = openai.decode(server.http.get("/v1/models", server.deadline))
+    try:
+        return passed("a list of models", "it came", id=str(body["data"][0]["id"]))
+    except (KeyError, IndexError, TypeError):
+        return unknown("a list of models", fault or "no model")
+
+
 def completion(server: Server) -> Finding:
     """Completions: right shape, usage that adds up, text that is text, and the known answers where some are known."""
     return _completions(server, "/v1/completions", "text_completion")
@@ -65,7 +74,7 @@ def _completions(server: Server, path: str, kind: str) -> Finding:
     tokens, longest = 0, 0.0
     for prompt in prompts:
         answer = server.http.post(path, make(server.expect.model, prompt), server.deadline)
-        if kind == "chat.completion" and answer.status == 400 and b"chat template" in answer.body:
+        if kind == "chat.completion" and openai.no_template(answer):
             return skipped(wanted, "the model has no chat template")
         body, fault = openai.decode(answer)
         fault = fault or openai.completion_fault(body, kind, server.expect.model)

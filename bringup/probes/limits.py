@@ -27,7 +27,7 @@ def requests(server: Server) -> Finding:
             wanted = f"{name}: HTTP {' or '.join(map(str, allowed))}"
             return failed(wanted, f"HTTP {answer.status}: {answer.excerpt()}")
     wanted = f"{asked} bad requests refused, unusual ones answered, alive after"
-    for fault in (_unicode(server), _stop(server), _alive(server)):
+    for fault in (_unicode(server), _echo(server), _stop(server), _alive(server)):
         if fault:
             return failed(wanted, fault)
     return passed(wanted, f"{asked} refused, unicode and stop strings right, alive")
@@ -59,6 +59,19 @@ def _answer(server: Server, request: dict[str, Any]) -> tuple[Any, str]:
 def _unicode(server: Server) -> str:
     _, fault = _answer(server, openai.greedy(server.expect.model, UNICODE))
     return fault and f"a prompt of many scripts: {fault}"
+
+
+def _echo(server: Server) -> str:
+    """A prompt of many scripts comes back as it was sent, where the server repeats prompts."""
+    request = openai.greedy(server.expect.model, UNICODE) | {"echo": True}
+    answer = server.http.post("/v1/completions", request, server.deadline)
+    if answer.status == 400:
+        return ""
+    body, fault = openai.decode(answer)
+    fault = fault or openai.completion_fault(body, "text_completion", server.expect.model)
+    if not fault and not (text := openai.text_of(body) or "").startswith(UNICODE):
+        fault = f"it came back as {text[: len(UNICODE)]!r}"
+    return fault and f"a prompt of many scripts, repeated: {fault}"
 
 
 def _stop(server: Server) -> str:
@@ -125,16 +138,19 @@ def auth(server: Server) -> Finding:
     wanted = "HTTP 401 without the key and with a wrong one"
     if not server.http.has_key:
         return skipped(wanted, "no key is set")
-    request = openai.greedy(server.expect.model, openai.PROMPTS[0]) | {"max_tokens": 1}
+    one = {"max_tokens": 1}
+    posts = {
+        "/v1/completions": openai.greedy(server.expect.model, openai.PROMPTS[0]) | one,
+        "/v1/chat/completions": openai.chat(server.expect.model, openai.PROMPTS[0]) | one,
+    }
     for name, key in (("no key", None), ("a wrong key", "wrong-" * 6)):
         stranger = server.http.with_key(key)
-        for route, answer in (
-            ("GET /v1/models", stranger.get("/v1/models", server.deadline)),
-            ("POST /v1/completions", stranger.post("/v1/completions", request, server.deadline)),
-        ):
+        answers = {"GET /v1/models": stranger.get("/v1/models", server.deadline)}
+        answers |= {f"POST {p}": stranger.post(p, request, server.deadline) for p, request in posts.items()}
+        for route, answer in answers.items():
             if answer.status not in (401, 403):
                 return failed(wanted, f"{route} with {name}: HTTP {answer.status}: {answer.excerpt()}")
     own = server.http.get("/v1/models", server.deadline)
     if own.status != 200:
         return failed(wanted, f"GET /v1/models with the key: HTTP {own.status}: {own.excerpt()}")
-    return passed(wanted, "2 routes refuse both, and answer with the key")
+    return passed(wanted, f"{1 + len(posts)} routes refuse both, and answer with the key")

@@ -2,55 +2,92 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bringup.edge.http import Answer
+from bringup.fingerprint import Fingerprint, compare_fingerprints, fingerprint
 from bringup.probes import openai
-from bringup.probes.finding import Finding, failed, passed
+from bringup.probes.finding import Finding, failed, passed, unknown
 from bringup.server import Server
 
-FINGERPRINT = 16  # tokens whose log probabilities are kept
 AT_ONCE = 8
 HIGHEST = 1e-4  # a log probability is at most 0; this much is rounding
+# Scored token by token; what no model has by heart says most about its weights. ASCII: a token of it is text in any
+# vocabulary.
+SCORED = "The 7 quick brown foxes jumped over 13 lazy dogs; nobody (in Zanzibar) saw why."
+GENERATED = 16  # tokens after it
 
 
 def logprobs(server: Server) -> Finding:
-    """The log probabilities of a greedy answer are numbers a model can give; they are kept as its fingerprint."""
-    wanted = f"{FINGERPRINT} finite log probabilities, none above 0"
-    request = openai.greedy(server.expect.model, openai.PROMPTS[0])
-    request |= {"max_tokens": FINGERPRINT, "ignore_eos": True, "logprobs": 1}
-    body, fault = openai.decode(server.http.post("/v1/completions", request, server.deadline))
+    """A fixed text is scored and continued: numbers that a model can give, and its own where they are known.
+
+    They are kept as the model's fingerprint. A server that scores no prompt is asked for the continuation alone.
+    """
+    wanted = "finite log probabilities, none above 0"
+    wanted += ", and this model's own" if server.expect.fingerprint else ""
+    request = openai.greedy(server.expect.model, SCORED)
+    request |= {"max_tokens": GENERATED, "ignore_eos": True, "logprobs": 1}
+    answer = server.http.post("/v1/completions", request | {"echo": True}, server.deadline)
+    echoed = answer.status != 400
+    if not echoed:
+        answer = server.http.post("/v1/completions", request, server.deadline)
+    body, fault = openai.decode(answer)
     if fault:
         return failed(wanted, fault)
+    seen, fault = read_fingerprint(body, echoed=echoed)
+    if seen is None:
+        return failed(wanted, fault)
+    data = seen.to_dict()
+    values = [v for v in seen.logprobs if v is not None]
+    found = f"{len(values)} values, mean {sum(values) / len(values):.3f}"
+    if server.expect.fingerprint is None:
+        return passed(wanted, found, **data)
+    compared = compare_fingerprints(seen, server.expect.fingerprint)
+    judge = {"same": passed, "differs": failed}.get(compared.verdict, unknown)
+    return judge(wanted, f"{found}; beside the known ones: {compared.why}", **data)
+
+
+def read_fingerprint(body: Any, *, echoed: bool) -> tuple[Fingerprint | None, str]:
+    """The fingerprint in an answer, or None and why it can be no model's. Pure."""
     try:
-        found = body["choices"][0]["logprobs"]
-        tokens, values = list(found["tokens"]), list(found["token_logprobs"])
+        found, usage = body["choices"][0]["logprobs"], body["usage"]
+        given = usage["prompt_tokens"] if echoed else 0
+        seen = fingerprint(
+            {"prompt": SCORED, "given": given, "tokens": found["tokens"], "logprobs": found["token_logprobs"]}
+        )
     except (KeyError, IndexError, TypeError):
-        return failed(wanted, "the answer carries no log probabilities")
-    if len(tokens) != FINGERPRINT or len(values) != FINGERPRINT:
-        return failed(wanted, f"{len(tokens)} tokens and {len(values)} log probabilities")
-    strange = [v for v in values if type(v) not in (int, float) or not math.isfinite(v) or v > HIGHEST]
-    if strange:
-        return failed(wanted, f"among them {strange[0]!r}")
+        return None, "the answer carries no log probabilities"
+    except ValueError as e:
+        return None, str(e)
+    if len(seen.tokens) != given + GENERATED:
+        return None, f"log probabilities of {len(seen.tokens)} tokens, not of {given} and {GENERATED}"
+    values = [v for v in seen.logprobs if v is not None]
+    if max(values) > HIGHEST:
+        return None, f"among the log probabilities is {max(values)}"
     if len(set(values)) == 1:
-        return failed(wanted, f"all are {values[0]}")
-    mean = sum(values) / len(values)
-    return passed(wanted, f"mean {mean:.3f}", prompt=openai.PROMPTS[0], tokens=tokens, logprobs=values)
+        return None, f"all log probabilities are {values[0]}"
+    # Without spaces: some tokenizers leave them out of a token that stands alone. A first token may mark the beginning.
+    said, text = ("".join("".join(t).split()) for t in (seen.tokens[:given], SCORED))
+    if echoed and not said.endswith(text):
+        return None, f"the scored tokens are {said!r}, not the text that was asked for"
+    return seen, ""
 
 
 def determinism(server: Server) -> Finding:
     """The same greedy request twice. That the texts differ is a fact of batching and of kernels, and no failure."""
     wanted = "two greedy answers; whether they are the same"
     request = openai.greedy(server.expect.model, openai.PROMPTS[1])
-    texts = []
+    texts, ids = [], set()
     for _ in range(2):
         body, fault = openai.decode(server.http.post("/v1/completions", request, server.deadline))
         fault = fault or openai.completion_fault(body, "text_completion", server.expect.model)
         if fault:
             return failed(wanted, fault)
         texts.append(openai.text_of(body) or "")
+        ids.add(body["id"])
+    if len(ids) == 1:
+        return failed(wanted, f"two answers have the id {ids.pop()!r}")
     one, other = texts
     if one == other:
         return passed(wanted, f"the same {len(one)} characters twice", same=True)

@@ -44,8 +44,13 @@ def decode(answer: Answer) -> tuple[Any, str]:
         return None, f"no JSON ({e}): {answer.excerpt()}"
 
 
-def completion_fault(body: Any, kind: str, model: str | None) -> str:
-    """What is wrong with a `text_completion` or `chat.completion` object."""
+def no_template(answer: Answer) -> bool:
+    """Whether a chat was refused because the model has no chat template, which is no fault of the server."""
+    return answer.status == 400 and b"chat template" in answer.body
+
+
+def completion_fault(body: Any, kind: str, model: str | None, limit: int = MAX_TOKENS) -> str:
+    """What is wrong with a `text_completion` or `chat.completion` object; `limit`: the tokens that were asked for."""
     if not isinstance(body, dict):
         return f"a {type(body).__name__} instead of an object"
     if "error" in body:
@@ -65,31 +70,40 @@ def completion_fault(body: Any, kind: str, model: str | None) -> str:
         return f"finish_reason is {choices[0].get('finish_reason')!r}"
     if text_of(body) is None:
         return "the choice carries no text"
-    return usage_fault(body.get("usage"), choices[0]["finish_reason"])
+    return usage_fault(body.get("usage"), choices[0]["finish_reason"], limit)
 
 
 def text_of(body: dict[str, Any]) -> str | None:
     """The text of the first choice, of either kind."""
     choice = body["choices"][0]
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    text = said(message) if isinstance(message, dict) else choice.get("text")
     return text if isinstance(text, str) else None
 
 
-def usage_fault(usage: Any, finish: str) -> str:
-    """What does not add up in `usage`."""
+def said(message: dict[str, Any]) -> Any:
+    """The text of a chat's message or of a piece of one; of a model that thinks first and got no further, its thoughts.
+
+    vLLM calls those `reasoning`, and older releases `reasoning_content`.
+    """
+    thought = message.get("reasoning") or message.get("reasoning_content")
+    return message.get("content") or thought or message.get("content")
+
+
+def usage_fault(usage: Any, finish: str, limit: int = MAX_TOKENS) -> str:
+    """What does not add up in `usage`, of an answer of at most `limit` tokens."""
     if not isinstance(usage, dict):
         return "no usage"
     counts = [c for k in ("prompt_tokens", "completion_tokens", "total_tokens") if type(c := usage.get(k)) is int]
     if len(counts) != 3:
         return f"usage is not three whole numbers: {usage}"
     prompt, made, total = counts
-    if prompt <= 0 or made <= 0 or made > MAX_TOKENS:
-        return f"usage is impossible: {prompt} prompt and {made} completion tokens of at most {MAX_TOKENS}"
+    if prompt <= 0 or made <= 0 or made > limit:
+        return f"usage is impossible: {prompt} prompt and {made} completion tokens of at most {limit}"
     if prompt + made != total:
         return f"usage does not add up: {prompt} + {made} is not {total}"
-    if finish == "length" and made != MAX_TOKENS:
-        return f"finish_reason length after {made} of {MAX_TOKENS} tokens"
+    if finish == "length" and made != limit:
+        return f"finish_reason length after {made} of {limit} tokens"
     return ""
 
 

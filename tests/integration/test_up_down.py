@@ -6,6 +6,7 @@ A start takes a minute and more, so the tests of this module share two servers, 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ PROJECT = f"{SESSION}-updown"
 KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
 FILES = {
     "SHA256SUMS", "caches.json", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
-    "sample_response.json", "server.jsonl", "server.log", "timeline.json", "vllm_process.txt",
+    "report.html", "sample_response.json", "server.jsonl", "server.log", "summary.md", "timeline.json",
+    "vllm_process.txt",
 }  # fmt: skip
 PASSING = [
     "reachable", "ready", "models", "completion", "chat", "streaming", "logprobs", "determinism", "concurrency",
@@ -150,6 +152,21 @@ def test_the_ledger_has_the_processes_memory_through_the_start(served: Served) -
     assert when["peak"]["rss"] >= when["serving"]["rss"] > 500 * 2**20, "two processes that have torch"
     assert when["serving"]["rss"] >= (when["serving"]["pss"] or 0)
     assert {(f["path"], f["verified"]) for f in made["files"]} >= {("model.safetensors", True), ("config.json", True)}
+
+
+def test_a_bundle_is_rendered_from_itself_alone(served: Served, tmp_path: Path) -> None:
+    """Somewhere else, with no engine and no configuration; and the page that lies in it already says the same."""
+    copy = shutil.copytree(served.bundle, tmp_path / "elsewhere" / "b")
+    made = tmp_path / "r.html"
+    nowhere = {"DOCKER_HOST": "unix:///nowhere.sock"}
+    done = bringup("report", "--verify", "--json", str(copy), "--html", str(made), env=nowhere, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (done.json()["verdict"], done.json()["faults"]) == ("pass", [])
+    for page in (made.read_text(), (copy / "report.html").read_text()):
+        assert '<p class="word">pass</p>' in page
+        assert page.count("<svg ") == 6, "start-up, memory and tokens, each in two sizes"
+        assert "processes in host memory (RSS): at most" in page
+    assert "✅ pass: tiny-qwen2 on a CPU" in (copy / "summary.md").read_text()
 
 
 def test_the_timeline_names_where_the_time_of_the_start_went(served: Served) -> None:

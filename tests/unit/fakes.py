@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from bringup.catalog import Canary, Model
@@ -99,9 +100,11 @@ class FakeContainer:
     def copy_out(self, _path: str) -> bytes:
         return _give(self.file)
 
-    def logs(self, tail: int | None = None) -> str:
-        text = _give(self.logs_)
-        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
+    def logs(self, tail: int | None = None, since: int | None = None) -> str:
+        lines = _give(self.logs_).splitlines(keepends=True)
+        if since is not None:
+            lines = [line for line in lines if datetime.fromisoformat(line.split(" ")[0]).timestamp() >= since]
+        return "".join(lines if tail is None else lines[-tail:])
 
     def inspect(self) -> dict[str, Any]:
         return self.inspected
@@ -137,7 +140,7 @@ def canaries(*pairs: tuple[str, str]) -> tuple[Canary, ...]:
     return tuple(Canary(*pair) for pair in pairs)
 
 
-TEXT = " The capital of France is Paris, and the capital of Italy is Rome."
+TEXT = " The capital of France is Paris, the capital of Italy is Rome."
 
 
 def completion(text: Any = TEXT, made: int = 12, finish: str = "stop", model: str = "m") -> dict[str, Any]:
@@ -159,7 +162,12 @@ def chunk(text: Any, finish: str | None = None, id_: str = "c", model: str = "m"
     return json.dumps({"id": id_, "model": model, "choices": choices} | more)
 
 
-USAGE = json.dumps({"id": "c", "model": "m", "choices": [], "usage": {"completion_tokens": 3}})
+def usage(made: int) -> str:
+    counts = {"prompt_tokens": 5, "completion_tokens": made, "total_tokens": 5 + made}
+    return json.dumps({"id": "c", "model": "m", "choices": [], "usage": counts})
+
+
+USAGE = usage(3)
 
 
 SSE = answer(b"", content_type="text/event-stream; charset=utf-8")
@@ -168,6 +176,6 @@ SSE = answer(b"", content_type="text/event-stream; charset=utf-8")
 def stream_of(text: str, step: float, first: float = 0.01) -> tuple[Answer, list[Event]]:
     parts = [f" {word}" for word in text.split()]
     data = [chunk(p, "stop" if i == len(parts) - 1 else None) for i, p in enumerate(parts)]
-    usage = USAGE.replace("3", str(len(parts)))
     last = first + step * len(data)
-    return SSE, [*(Event(first + step * i, d) for i, d in enumerate(data)), Event(last, usage), Event(last, "[DONE]")]
+    end = [Event(last, usage(len(parts))), Event(last, "[DONE]")]
+    return SSE, [*(Event(first + step * i, d) for i, d in enumerate(data)), *end]

@@ -11,8 +11,11 @@ from typing import Any, cast
 from bringup import workflow
 from bringup.checks import facts
 from bringup.edge.docker import Engine
+from bringup.ready import Seen
 from bringup.records import CheckRecord, ProbeRecord
 from bringup.settings import Settings
+from bringup.timeline.live import Expected
+from bringup.watch import Watch
 from tests.unit import samples
 
 
@@ -26,6 +29,11 @@ class Silent:
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
         self.said.append(name)
         yield lambda _: None
+
+    @contextmanager
+    def start(self, name: str, _expected: Expected | None) -> Iterator[Seen]:
+        self.said.append(name)
+        yield lambda *_: None
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -47,9 +55,10 @@ class FakeEngine:
     def image(self, _reference: str) -> dict[str, Any] | None:
         return {"Id": "sha256:1"}
 
+    def has_volume(self, _name: str) -> bool:
+        return False
+
 
 def a_run(tmp_path: Path, host: facts.HostFacts = samples.FACTS, **settings: Any) -> workflow.Run:
     made = Settings(model="tiny-qwen2", artifacts=tmp_path, **settings)
-    return workflow.Run(
-        "up", made, samples.plan(), cast("Engine", FakeEngine()), host, cast("workflow.Watch", Silent())
-    )
+    return workflow.Run("up", made, samples.plan(), cast("Engine", FakeEngine()), host, cast("Watch", Silent()))

@@ -129,6 +129,10 @@ def test_up_exits_with_its_verdict(
     assert f"verdict: {verdict}" in err
     assert "evidence: bundle" in err
     assert "container start to first token: 3.0 s" in err
+    seen, out, err = invoke("up", "--quiet")
+    assert (seen, out) == (code, "")
+    evidence, told = err.splitlines()
+    assert (evidence, told.startswith(f"verdict: {verdict} ")) == ("evidence: bundle", True)
     seen, out, _ = invoke("up", "--json")
     assert seen == code
     assert (json.loads(out)["verdict"], json.loads(out)["bundle"]) == (verdict, "bundle")

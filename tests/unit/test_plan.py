@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bringup import catalog
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
 from bringup.lock import LockedFile, LockedModel
@@ -54,6 +55,14 @@ BASE = ["--model", "/opt/bringup/models/m", "--served-model-name", "m", "--host"
 )
 def test_argv(flavour: str, settings: dict[str, Any], added: list[str]) -> None:
     assert list(plan(flavour, **settings).argv) == BASE + added
+
+
+def test_a_model_that_calls_tools_has_its_parser_and_the_users_wins() -> None:
+    models = catalog.load()
+    own = Settings(vllm_args=("--tool-call-parser", "pythonic"))
+    made = make_plan(own, models["qwen2.5-0.5b-instruct"], ("gpu", "because"), {}).argv
+    assert made[8:] == ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-call-parser", "pythonic")
+    assert [name for name, m in models.items() if m.tools] == ["qwen2.5-1.5b-instruct", "qwen2.5-0.5b-instruct"]
 
 
 def test_argv_with_another_served_name() -> None:
@@ -232,6 +241,19 @@ def test_the_plan_becomes_json() -> None:
     assert again["expect"]["canaries"] == [{"prompt": "2 + 2 =", "answer": " 4"}]
     assert again["sources"] == {"model": "flag"}
     assert again["argv"][:2] == BASE[:2]
+
+
+@pytest.mark.parametrize("served", ["tiny-qwen2", "qwen2.5-0.5b-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "strange"])
+def test_what_is_known_of_a_model_is_known_by_its_name_and_by_its_repositorys(served: str) -> None:
+    models = catalog.load()
+    expect = expect_remote(models, served)
+    if served == "strange":
+        assert (expect.parameters, expect.fingerprint, expect.canaries) == (None, None, ())
+    elif served == "tiny-qwen2":
+        assert (expect.fingerprint, expect.canaries) == (models[served].fingerprint, models[served].canaries)
+        assert expect.fingerprint
+    else:
+        assert expect.parameters == models["qwen2.5-0.5b-instruct"].parameters == 494_032_768
 
 
 @pytest.mark.parametrize(("served", "canaries"), [("m", (CANARY,)), ("other", ()), (None, ())])

@@ -42,6 +42,15 @@ def test_right_answers_have_no_fault() -> None:
     assert openai.completion_fault(full, "text_completion", "m") == ""
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_a_model_that_got_no_further_than_its_thoughts_has_said_something(name: str) -> None:
+    body = chat(None)
+    assert "no text" in openai.completion_fault(body, "chat.completion", "m")
+    body["choices"][0]["message"][name] = "The user asks"
+    assert openai.completion_fault(body, "chat.completion", "m") == ""
+    assert openai.text_of(body) == "The user asks"
+
+
 def _set(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(body: Any) -> None:
         for step in path[:-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import threading
@@ -12,9 +13,11 @@ import pytest
 
 from bringup import probes
 from bringup.edge.http import Answer, NoAnswer
+from bringup.fingerprint import fingerprint
 from bringup.probes import counters
 from bringup.records import ProbeRecord, Status
 from bringup.server import Server
+from bringup.settings import fields
 from tests.unit.fakes import FakeContainer, answer, canaries, expect
 
 KEY = "the-key"
@@ -94,11 +97,13 @@ class FakeVllm:
             "any temperature": (asked["temperature"] < 0, 400),
             "any prompt": (prompt == "", 400),
             "any length": (long, 400),
+            "": ("echo" in asked and "no echo" in self.lies, 400),
         }
         return next((status for lie, (bad, status) in refused.items() if bad and lie not in self.lies), 0)
 
     def post(self, path: str, asked: dict[str, Any], timeout: float) -> Answer:
-        home, prompt = self.home, asked["prompt"]
+        home, prompt = self.home, asked.get("prompt", "a chat")
+        asked = {"prompt": prompt, **asked}
         if self.stranger():
             return answer({"error": "Unauthorized"}, status=401)
         if "dies of them" in self.lies and home.served < 0:
@@ -132,30 +137,36 @@ class FakeVllm:
             text = text.partition(stop)[0] or " a"
         if "mojibake" in self.lies and prompt == probes.limits.UNICODE:
             text = "\ufffd\ufffd"
+        if "echo" in asked and "mojibake in echoes" not in self.lies:
+            text = prompt + text
         choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": "stop"}
         if "mojibake" in self.lies and prompt == probes.limits.UNICODE:
             choice["text"] = None
         if "logprobs" in asked:
-            choice["logprobs"] = self.logprobs(asked["max_tokens"])
+            choice["logprobs"] = self.logprobs(prompt.split(" ", 8) if "echo" in asked else [], asked["max_tokens"])
         total = usage["prompt_tokens"] + usage["completion_tokens"]
         return {
             "id": "cmpl-1" if "one id" in self.lies else f"cmpl-{number}", "object": "text_completion", "model": "m",
             "choices": [choice], "usage": usage | {"total_tokens": total},
         }  # fmt: skip
 
-    def logprobs(self, tokens: int) -> Any:
-        values: list[Any] = [-0.01 * i for i in range(tokens)]
+    def logprobs(self, scored: list[str], tokens: int) -> Any:
+        values: list[Any] = [-0.01 * (i + 1) for i in range(len(scored) + tokens)]
+        if scored:
+            values[0] = None
         changes: dict[str, Callable[[], Any]] = {
             "nan": lambda: values.__setitem__(3, math.nan),
             "infinite": lambda: values.__setitem__(3, -math.inf),
             "above 0": lambda: values.__setitem__(3, 0.5),
             "null": lambda: values.__setitem__(3, None),
-            "constant": lambda: values.__setitem__(slice(None), [-1.0] * tokens),
+            "constant": lambda: values.__setitem__(slice(None), [-1.0] * len(values)),
             "too few": values.pop,
+            "other text": lambda: scored.__setitem__(0, "x"),
         }
         for lie in self.lies:
             changes.get(lie, bool)()
-        return None if "no logprobs" in self.lies else {"tokens": ["a"] * tokens, "token_logprobs": values}
+        told = {"tokens": scored + ["a"] * tokens, "token_logprobs": values}
+        return None if "no logprobs" in self.lies else told
 
     def abandon(self, _path: str, asked: dict[str, Any], _timeout: float, events: int) -> tuple[int, float]:
         if "no stream" in self.lies:
@@ -183,7 +194,23 @@ def test_an_honest_server_passes_all_of_them(known: bool) -> None:
     seen = ask(FakeVllm(), *NEW, known=known)
     assert {n: (r.status.value, r.found) for n, r in seen.items() if r.status is not Status.PASS} == {}
     assert seen["determinism"].data == {"same": True}
-    assert len(seen["logprobs"].data["logprobs"]) == len(seen["logprobs"].data["tokens"]) == 16
+    assert len(seen["logprobs"].data["logprobs"]) == len(seen["logprobs"].data["tokens"]) == 9 + 16
+
+
+def test_a_server_that_scores_no_prompt_gives_the_fingerprint_of_its_answer() -> None:
+    found = ask(FakeVllm("no echo"), "logprobs", "requests")
+    assert {r.status for r in found.values()} == {Status.PASS}
+    assert (found["logprobs"].data["given"], len(found["logprobs"].data["tokens"])) == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("away", "status"), [(0.0, Status.PASS), (0.05, Status.PASS), (0.2, Status.UNKNOWN), (0.5, Status.FAIL)]
+)
+def test_a_known_fingerprint_is_held_against_the_answer(away: float, status: Status) -> None:
+    seen = fingerprint(ask(FakeVllm(), "logprobs")["logprobs"].data)
+    known = dataclasses.replace(seen, logprobs=tuple(v and v - away for v in seen.logprobs))
+    server = Server(http=cast("Any", FakeVllm()), expect=expect(fingerprint=known), deadline=1.0)
+    assert probes.ask("logprobs", probes.PROBES["logprobs"], server).status is status
 
 
 LIES: dict[str, tuple[str, str]] = {
@@ -206,11 +233,13 @@ LIES: dict[str, tuple[str, str]] = {
     "infinite": ("logprobs", "inf"),
     "above 0": ("logprobs", "0.5"),
     "null": ("logprobs", "None"),
-    "constant": ("logprobs", "all are -1.0"),
-    "too few": ("logprobs", "15 log probabilities"),
+    "constant": ("logprobs", "all log probabilities are -1.0"),
+    "too few": ("logprobs", "24 log probabilities"),
+    "other text": ("logprobs", "not the text that was asked for"),
+    "mojibake in echoes": ("requests", "many scripts, repeated"),
     "no logprobs": ("logprobs", "carries no"),
     "mixed up": ("concurrency", "the answer counts"),
-    "one id": ("concurrency", "1 different ids"),
+    "one id": ("determinism", "two answers have the id 'cmpl-1'"),
     "another's words": ("concurrency", "not 'the second known answer'"),
     "frozen": ("metrics", "0 requests"),
     "goes on": ("cancel", "all 1024 tokens"),
@@ -275,4 +304,6 @@ def test_only_the_named_probes_are_asked() -> None:
     told = Server(http=cast("Any", FakeVllm()), expect=expect(), deadline=1.0)
     assert [r.name for r in probes.verify(told, names=("context", "logprobs"))] == ["logprobs", "context"]
     assert [r.name for r in probes.unanswered("why", ("models", "ready"))] == ["models", "ready"]
-    assert set(probes.SMOKE) < set(probes.SUITES["standard"]) == set(probes.PROBES)
+    suite = fields()["suite"][1].parse
+    assert [suite(name) for name in probes.SUITES] == list(probes.SUITES)
+    assert set(probes.SMOKE) < set(probes.SUITES["standard"]) < set(probes.SUITES["full"]) == set(probes.PROBES)

@@ -13,10 +13,11 @@ from typing import Any, cast
 import pytest
 from jsonschema import Draft202012Validator
 
-from bringup import artifacts, bundle, catalog, records, schema, workflow
+from bringup import artifacts, bundle, catalog, derive, records, schema, workflow
 from bringup.checks import facts, recorded
 from bringup.edge.docker import Engine
 from bringup.errors import UsageError
+from bringup.ledger import Observation, Sample
 from bringup.plan import make_plan
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict
 from bringup.settings import Settings
@@ -95,7 +96,9 @@ def a_record(host: facts.HostFacts, container: FakeContainer | None = None, erro
     settings = Settings(model="tiny-qwen2")
     plan = make_plan(settings, catalog.load()["tiny-qwen2"], ("cpu", "test"), {"model": "flag"})
     run = workflow.Run("up", settings, plan, cast("Engine", FakeEngine()), host, cast("workflow.Watch", Silent()))
-    run.derived.timeline, run.derived.ledger, run.derived.caches = UP["timeline"], UP["ledger"], UP["caches"]
+    curve = derive.curve(Observation((Sample(1.0, (2,), {3: 4}, 5),), frozenset({3})))
+    run.derived.timeline, run.derived.caches = UP["timeline"], UP["caches"]
+    run.derived.ledger = UP["ledger"] | {"samples": curve}
     run.checks = tuple(CheckRecord(name="c", status=s, found="f", needed="n") for s in Status)
     run.probes = tuple(ProbeRecord(name="p", status=s, expected="e", found="f", data={"bytes": 1}) for s in Status)
     run.steps = [StepRecord(name="s", seconds=0.5)]

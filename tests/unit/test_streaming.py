@@ -11,7 +11,7 @@ from bringup.edge.http import Answer, Event
 from bringup.probes import streaming
 from bringup.probes.finding import Finding
 from bringup.records import Status
-from tests.unit.fakes import TEXT, USAGE, FakeHttp, answer, chunk, completion, make_server, stream_of
+from tests.unit.fakes import TEXT, USAGE, FakeHttp, answer, canaries, chunk, completion, make_server, stream_of, usage
 
 GOOD = [chunk("a"), chunk("b"), chunk("c", "stop"), USAGE, "[DONE]"]
 
@@ -21,12 +21,25 @@ def events(*data: str) -> list[Event]:
 
 
 def test_a_good_stream_is_read() -> None:
-    assert streaming.read(events(*GOOD), "m") == ("", "abc", [0.0, 1.0, 2.0])
-    assert streaming.read(events(*GOOD), None)[0] == ""
+    read = streaming.read(events(*GOOD), "m")
+    assert read == streaming.Stream("", "abc", (0.0, 1.0, 2.0), (5, 3), "c")
+    assert streaming.read(events(*GOOD), None).fault == ""
+
+
+def test_a_chat_is_read_too() -> None:
+    def piece(delta: Any, finish: str | None = None) -> str:
+        return json.dumps({"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
+
+    thoughts = [piece({"reasoning": "hm"}), piece({"content": None}, "stop"), USAGE, "[DONE]"]
+    assert streaming.read(events(*thoughts), "m").text == "hm"
+    chat = [piece({"role": "assistant", "content": ""}), piece({"content": "a"}), piece({}, "stop"), USAGE, "[DONE]"]
+    assert streaming.read(events(*chat), "m") == streaming.Stream("", "a", (1.0,), (5, 3), "c")
+    assert "shape" in streaming.read(events(piece({"content": 5}), *chat), "m").fault
+    assert "shape" in streaming.read(events(piece(None), *chat), "m").fault
 
 
 def test_chunks_without_text_have_no_time() -> None:
-    assert streaming.read(events(chunk(""), *GOOD), "m") == ("", "abc", [1.0, 2.0, 3.0])
+    assert streaming.read(events(chunk(""), *GOOD), "m").times == (1.0, 2.0, 3.0)
 
 
 STREAMS: dict[str, tuple[list[str], str]] = {
@@ -46,18 +59,20 @@ STREAMS: dict[str, tuple[list[str], str]] = {
     "another model": ([chunk("x", model="n"), *GOOD], "from the model 'n'"),
     "unfinished": ([chunk("a"), USAGE, "[DONE]"], "finish_reason None"),
     "aborted": ([chunk("a", "abort"), USAGE, "[DONE]"], "finish_reason 'abort'"),
-    "no usage": ([*GOOD[:3], "[DONE]"], "usage None"),
+    "no usage": ([*GOOD[:3], "[DONE]"], "no usage"),
+    "more tokens than were asked for": ([*GOOD[:3], usage(97), "[DONE]"], "impossible"),
+    "a sum that is wrong": ([*GOOD[:3], USAGE.replace("8", "9"), "[DONE]"], "does not add up"),
     "fewer tokens than chunks": ([chunk("x"), *GOOD], "usage 3 tokens in 4 chunks"),
-    "usage without a count": ([*GOOD[:3], USAGE.replace("completion_tokens", "x"), "[DONE]"], "shape"),
+    "usage without a count": ([*GOOD[:3], USAGE.replace("completion_tokens", "x"), "[DONE]"], "three whole numbers"),
 }
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_each_defect_of_a_stream_is_found(name: str) -> None:
     data, words = STREAMS[name]
-    fault, text, times = streaming.read(events(*data), "m")
-    assert words in fault
-    assert (text, times) == ("", [])
+    read = streaming.read(events(*data), "m")
+    assert words in read.fault
+    assert (read.text, read.times) == ("", ())
 
 
 def times(count: int, gap: float, first: float = 0.1) -> list[float]:
@@ -113,6 +128,7 @@ def test_a_stream_that_says_what_the_plain_answer_says_passes() -> None:
     [
         (stream_of(TEXT + " More.", 0.02), None, "streamed"),
         (stream_of("! " * 20, 0.02), None, "no letter"),
+        (stream_of(TEXT, 0.02), completion(made=13), "the stream counts (5, 12) tokens, the same plain answer (5, 13)"),
         (stream_of(TEXT, 0.02), completion(model="n"), "the plain answer to compare with"),
         ((answer({"error": "x"}, status=400), []), None, "HTTP 400"),
         ((answer(completion()), []), None, "application/json"),
@@ -122,6 +138,16 @@ def test_streams_that_fail(stream: tuple[Answer, list[Event]], plain: Any, words
     found, _ = ask_streaming(stream, plain=plain)
     assert found.status is Status.FAIL
     assert words in found.found
+
+
+def test_a_server_whose_plain_answers_vary_is_not_blamed_for_a_stream_that_does() -> None:
+    plain = iter([completion(), completion(TEXT + " Or not.")])
+    http = FakeHttp({"/v1/completions": lambda *_: answer(next(plain))}, [stream_of(TEXT + " More.", 0.02)])
+    found = streaming.streaming(make_server(http))
+    assert (found.status, "which varies" in found.found) == (Status.UNKNOWN, True)
+    known = make_server(FakeHttp({"/v1/completions": answer(completion())}, [stream_of(TEXT + " More.", 0.02)]),
+                        canaries=canaries(("q", TEXT)))  # fmt: skip
+    assert streaming.streaming(known).status is Status.FAIL
 
 
 def test_too_soon_over_asks_for_longer_streams_and_takes_their_rhythm() -> None:
