@@ -142,7 +142,7 @@ class Engine:
             TargetUnavailable: no engine answers; ValueError: it tells no time.
         """
         client = self.client
-        with _answers():
+        with answers():
             told = str(client.info().get("SystemTime") or "")
         return datetime.fromisoformat(told).timestamp()
 
