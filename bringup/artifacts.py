@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bringup import signature
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, EvidenceMissing, UsageError
 from bringup.plan import Plan
@@ -19,18 +20,21 @@ from bringup.redact import redact
 from bringup.server import Container, Server
 
 STATE = "/var/lib/bringup"
-SUMS = "SHA256SUMS"
+SUMS = signature.SUMS
 ROOM = 4 * 2**20  # bytes; several times what a bundle takes
 SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
+Pages = Callable[[Path, Mapping[str, bytes]], dict[str, str]]
 NO_GPU = "There is no GPU here: the server runs the cpu flavour.\n"
 
 
-def check_destination(directory: Path) -> None:
-    """Make sure that a bundle can be written, before anything is started.
+def check_destination(directory: Path, sign_key: Path | None = None) -> None:
+    """Make sure that a bundle can be written (and signed with the key, if there is one), before anything is started.
 
     Raises:
-        UsageError: the directory cannot be made or written to.
+        UsageError: the directory cannot be made or written to, or the key cannot sign.
     """
+    if sign_key:
+        signature.require(sign_key)
     trial = directory / f".trial-{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -130,22 +134,30 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
-def write(destination: Path, files: dict[str, str], secrets: Iterable[str]) -> Path:
-    """Write a bundle, redacted and with its sums: to a hidden directory first, renamed when all is on the disk.
+def write(
+    destination: Path, files: dict[str, str], secrets: Iterable[str], sign_key: Path | None = None,
+    pages: Pages = lambda _destination, _contents: {},
+) -> Path:  # fmt: skip
+    """Write a bundle, redacted, with its sums and (with a key) their signature: to a hidden directory first, renamed
+    when all is on the disk. `pages` makes further files from what the bundle will hold.
 
     Raises:
-        EvidenceMissing: it could not be written; nothing is left behind.
+        EvidenceMissing: it could not be written or signed; nothing is left behind.
     """
     known = tuple(secrets)
     part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
+        # JSON may carry half a surrogate pair
+        contents = {file: redact(text, known).encode("utf-8", "backslashreplace") for file, text in files.items()}
+        contents |= {file: text.encode() for file, text in pages(destination, contents).items()}
         sums = []
-        for file, text in sorted(files.items()):
-            data = redact(text, known).encode("utf-8", "backslashreplace")  # JSON may carry half a surrogate pair
+        for file, data in sorted(contents.items()):
             _write(part / file, data)
             sums.append(f"{hashlib.sha256(data).hexdigest()}  {file}\n")
         _write(part / SUMS, "".join(sums).encode())
+        if sign_key:
+            signature.sign(part, sign_key)
         part.rename(destination)
     except OSError as e:
         raise EvidenceMissing(

@@ -34,7 +34,8 @@ class Model:
 
     `context` is in tokens, 0 where nobody knows it; `source` is a directory of this repository or a repository of the
     Hub, `revision` the commit that is pinned unless told otherwise. `prompt`: how it is asked (chatml, gemma,
-    instruct-output), empty where nobody said. `default`: the flavour that serves it where no model was named.
+    instruct-output), empty where nobody said. `tools`: vLLM's parser of its tool calls, empty where it makes none.
+    `default`: the flavour that serves it where no model was named.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Model:
     revision: str = ""
     prompt: str = ""
     chat_template: bool = True
+    tools: str = ""
     default: str = ""
     notes: str = ""
     config: Mapping[str, str | int | float | bool] = field(default_factory=dict, hash=False)

@@ -16,7 +16,20 @@ from typing import Any
 import click
 
 from bringup import __version__, commands
-from bringup.commands import BUILD, SERVE, WHERE, bench, compare, doctor, lock, models, standard, timeline, weights
+from bringup.commands import (
+    BUILD,
+    SERVE,
+    WHERE,
+    bench,
+    compare,
+    doctor,
+    lock,
+    models,
+    report,
+    standard,
+    timeline,
+    weights,
+)
 from bringup.errors import BringupError, Exit, UsageError
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
@@ -46,11 +59,11 @@ def main() -> None:
     except click.exceptions.Abort:
         code = Exit.INTERRUPTED
     except Interrupted as e:
-        _console().say("bringup: interrupted; what was started is stopped")
+        _console().tell("bringup: interrupted; what was started is stopped")
         code = e.exit_code
     except Exception:
         _console().rich.print_exception()
-        _console().say("bringup: this is a bug; please report it with the lines above")
+        _console().tell("bringup: this is a bug; please report it with the lines above")
         code = Exit.BUG
     sys.exit(int(code) if isinstance(code, int) else 0)
 
@@ -101,14 +114,16 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 
 @command
-@takes(*SERVE, *BUILD, "artifacts", "suite", "request_timeout", "keep")
-def up(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
+@takes(*SERVE, *BUILD, "artifacts", "sign_key", "suite", "request_timeout", "keep")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors, where the evidence is, and the verdict.")
+def up(watch: Any, settings: Settings, sources: dict[str, str], quiet: bool) -> int:
     """Check, build if needed, start, wait for the first token, verify, collect: the main job.
 
     Arguments after `--` go to vLLM as they are.
     """
     from bringup import workflow
 
+    watch.quiet = quiet
     run = workflow.prepare("up", settings, sources, watch)
     record, bundle = workflow.bring_up(run)
     return _conclude(watch, record, bundle)
@@ -119,8 +134,8 @@ def _conclude(watch: Any, record: Any, bundle: Path) -> int:
     watch.steps(record.steps)
     if record.started_to_first_token is not None:
         watch.say(f"container start to first token: {record.started_to_first_token:.1f} s")
-    watch.say(f"evidence: {bundle}")
-    watch.say(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")
+    watch.tell(f"evidence: {bundle}")
+    watch.tell(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")
     watch.result(record.to_dict() | {"bundle": str(bundle)})
     return exit_for(record.verdict)
 
@@ -174,12 +189,12 @@ def _scope(records: tuple[ProbeRecord, ...], verdict: Verdict) -> str:
 
 
 @command
-@takes(*WHERE, "artifacts", "suite", "request_timeout")
+@takes(*WHERE, "artifacts", "sign_key", "suite", "request_timeout")
 def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Verify the running server and write the evidence into a new bundle."""
     from bringup import artifacts, workflow
 
-    artifacts.check_destination(settings.artifacts)
+    artifacts.check_destination(settings.artifacts, settings.sign_key)
     run = workflow.prepare("collect", settings, sources, watch)
     container, server = workflow.attach(run)
     workflow.probe(run, server)
@@ -265,5 +280,9 @@ def completion(shell: str) -> int:
     return Exit.PASS
 
 
-for part in (models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor, compare.compare):
+PARTS = (
+    models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor, report.report,
+    compare.compare,
+)  # fmt: skip
+for part in PARTS:
     cli.add_command(part)

@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from bringup.errors import BringupError
 from bringup.records import CheckRecord, ProbeRecord, Status, StepRecord
+from bringup.redact import redact
+from bringup.timeline.live import Expected, Follower
 
 if TYPE_CHECKING:
     from rich.console import Console as Rich
 
+    from bringup.ready import Moments, Seen
     from bringup.weights.progress import Progress
 
 DETAIL = 120  # characters of the latest line of a program below
-HEARTBEAT = 10.0  # seconds between signs of life where there is no terminal
+HEARTBEAT = 10.0  # seconds without a line after which a step gives a sign of life, where there is no terminal
+START_HEARTBEAT = 60.0  # the same for a start, whose stages are lines already
 STYLES = {
     Status.PASS: "green",
     Status.WARN: "yellow",
@@ -35,12 +39,18 @@ STYLES = {
 
 
 class Console:
-    """The only printer. `as_json`: standard output is for machines; `verbose`: show what the programs below say."""
+    """The only printer.
 
-    def __init__(self, *, as_json: bool = False, verbose: bool = False) -> None:
+    `as_json`: standard output is for machines; `verbose`: show what the programs below say; `quiet`: only errors and
+    what is told, which beats `verbose`.
+    """
+
+    def __init__(self, *, as_json: bool = False, verbose: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.verbose = verbose
+        self.quiet = quiet
         self._rich: Rich | None = None
+        self._said = time.monotonic()
 
     @property
     def rich(self) -> Rich:
@@ -51,24 +61,39 @@ class Console:
             self._rich = Rich(stderr=True, highlight=False, markup=False, width=None if sys.stderr.isatty() else 140)
         return self._rich
 
+    @property
+    def in_place(self) -> bool:
+        """Whether a line can be drawn anew; FORCE_COLOR makes rich take a pipe for a terminal."""
+        return sys.stderr.isatty() and self.rich.is_interactive and not (self.verbose or self.quiet)
+
     def say(self, text: str) -> None:
         """One line for people."""
+        if not self.quiet:
+            self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """One line that --quiet shows, too: an error, a verdict, where the evidence is."""
+        self._said = time.monotonic()
         self.rich.print(text, markup=False, soft_wrap=True)
 
+    def _draw(self, table: Any) -> None:
+        if not self.quiet:
+            self.rich.print(table)
+
     def result(self, value: Any, text: str | None = None) -> None:
-        """The result: JSON under --json, else `text` on standard output."""
+        """The result: JSON under --json, else `text` on standard output; without what looks like a secret."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(redact(json.dumps(value, indent=2, ensure_ascii=False, default=str)) + "\n")
         elif text:
-            sys.stdout.write(text.rstrip("\n") + "\n")
+            sys.stdout.write(redact(text.rstrip("\n")) + "\n")
 
     def error(self, error: BringupError) -> None:
         """A failure: what, then the next action, then what helps to understand it."""
         if error.detail:
-            self.say("\n".join(f"  | {line}" for line in error.detail.splitlines()))
-        self.say(f"bringup: {error.line}")
+            self.tell("\n".join(f"  | {line}" for line in error.detail.splitlines()))
+        self.tell(f"bringup: {error.line}")
         if error.hint:
-            self.say(f"  -> {error.hint}")
+            self.tell(f"  -> {error.hint}")
         if self.as_json:
             self.result({"error": error.message, "id": error.id, "hint": error.hint, "exit_code": int(error.exit_code)})
 
@@ -77,7 +102,6 @@ class Console:
         """Show a step while it runs, with its elapsed time, and how long it took; yields a sink for its detail."""
         started = time.monotonic()
         latest = [""]
-        done = threading.Event()
 
         def line() -> str:
             detail = f"  {latest[0]}" if latest[0] else ""
@@ -88,36 +112,72 @@ class Console:
             if self.verbose:
                 self.say(f"  | {text}")
 
-        if self.rich.is_terminal and not self.verbose:
+        with self._showing(line, HEARTBEAT):
+            yield detail
+        self.say(f"{name}: {time.monotonic() - started:.1f} s")
+
+    @contextmanager
+    def start(self, name: str, expected: Expected | None) -> Iterator[Seen]:
+        """Show a start by its log: a line for each stage that ended, and on a terminal the one that is under way."""
+        started = time.monotonic()
+        follower = Follower(expected)
+        whole = f" of about {expected.whole:.0f} s" if expected else ""
+
+        def line() -> str:
+            parts = (f"{name} ... {time.monotonic() - started:.0f} s{whole}", follower.now(time.time()))
+            return "  ".join(filter(None, (*parts, follower.last_line[:DETAIL])))
+
+        def seen(console: str, moments: Moments) -> None:
+            if self.verbose:
+                for text in console.splitlines():
+                    self.say(f"  | {text.partition(' ')[2]}")
+            follower.feed(console, moments.anchors())
+            for text in follower.news(time.time()):
+                self.say(text)
+
+        if expected:
+            self.say(f"expected: {expected.whole:.0f} s to the first token, as in {expected.source}")
+        with self._showing(line, START_HEARTBEAT):
+            yield seen
+        self.say(f"{name}: {time.monotonic() - started:.1f} s")
+
+    @contextmanager
+    def _showing(self, line: Callable[[], str], heartbeat: float) -> Iterator[None]:
+        """Meanwhile show a line that changes: in place, or where that cannot be after so long without another line."""
+        if self.in_place:
             from rich.live import Live
             from rich.text import Text
 
-            class Elapsed:
+            class Now:
                 def __rich__(self) -> Text:
                     return Text(line(), overflow="ellipsis", no_wrap=True)
 
-            with Live(Elapsed(), console=self.rich, refresh_per_second=4, transient=True):
-                yield detail
-        else:
+            with Live(Now(), console=self.rich, refresh_per_second=4, transient=True):
+                yield
+            return
+        done = threading.Event()
 
-            def beat() -> None:
-                while not done.wait(HEARTBEAT):
+        def beat() -> None:
+            while not done.wait(max(0.1, self._said + heartbeat - time.monotonic())):
+                if time.monotonic() - self._said >= heartbeat:
                     self.say(line())
 
-            thread = threading.Thread(target=beat, daemon=True)
+        thread = threading.Thread(target=beat, daemon=True)
+        self._said = time.monotonic()
+        if not self.quiet:
             thread.start()
-            try:
-                yield detail
-            finally:
-                done.set()
+        try:
+            yield
+        finally:
+            done.set()
+            if not self.quiet:
                 thread.join()
-        self.say(f"{name}: {time.monotonic() - started:.1f} s")
 
     @contextmanager
     def transfer(self, name: str) -> Iterator[Callable[[Progress], None]]:
         """Show a fetch: a bar for each file on its way and one for all; a line now and then without a terminal."""
         self.say(name)
-        if self.rich.is_terminal:
+        if self.rich.is_terminal and not self.quiet:
             with _bars(self.rich) as show:
                 yield show
             return
@@ -138,14 +198,14 @@ class Console:
             table.add_row(names, _mark(r.status), r.found, needed)
             if r.remedy and r.status is not Status.PASS:
                 table.add_row("", "", f"-> {r.remedy}", "")
-        self.rich.print(table)
+        self._draw(table)
 
     def probes(self, records: tuple[ProbeRecord, ...]) -> None:
         """The table of the probes."""
         table = _table("probe", "", "found", "expected", "s")
         for r in records:
             table.add_row(r.name, _mark(r.status), r.found, r.expected, f"{r.seconds:.2f}")
-        self.rich.print(table)
+        self._draw(table)
 
     def table(self, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         """Any other table, with its title above; columns but the first hold figures."""
@@ -155,7 +215,7 @@ class Console:
             column.justify = "right"
         for row in rows:
             table.add_row(*row)
-        self.rich.print(table)
+        self._draw(table)
 
     def steps(self, records: tuple[StepRecord, ...]) -> None:
         """Where the time went."""

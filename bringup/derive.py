@@ -22,6 +22,7 @@ from bringup.server import Container
 CACHES = "/var/lib/bringup/cache"
 FACTORS = "/var/lib/bringup/run/caches-before.json"
 PYTHON = "/opt/venv/bin/python"
+CURVE = 400  # samples in ledger.json; more than a plot can show
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
 
@@ -149,8 +150,19 @@ def _ledger(
         files=ledger.files(model.lock if model else None, evidence.log),
     )
     result = ledger.make(seen)
-    made.ledger = result.to_dict()
+    made.ledger = result.to_dict() | {"samples": curve(seen.observation)}
     made.tables += ledger_tables(result)
+
+
+def curve(seen: ledger.Observation) -> list[dict[str, Any]]:
+    """Memory through the start: epoch seconds, bytes on all GPUs by everyone, on them by the server, on the host."""
+    samples = list(seen.samples)
+    while len(samples) > CURVE:
+        samples = observe.thinned(samples)
+    return [
+        {"t": round(s.t, 3), "card": None if s.used is None else sum(s.used), "server": s.held(seen.pids), "rss": s.rss}
+        for s in samples
+    ]
 
 
 def _look(evidence: Evidence, container: Container) -> tuple[ledger.Sample, frozenset[int], bool]:

@@ -22,6 +22,7 @@ class Exit(IntEnum):
     PROBE_FAILED = 7
     TARGET_UNAVAILABLE = 8
     UNKNOWN = 9
+    BUNDLE_DIFFERS = 10
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -42,6 +43,7 @@ _MEANINGS = {
     Exit.PROBE_FAILED: "the server answered, but a probe failed",
     Exit.TARGET_UNAVAILABLE: "the target (Docker Engine, server address, model hub) cannot be reached or used",
     Exit.UNKNOWN: "unknown: evidence that should be there is missing",
+    Exit.BUNDLE_DIFFERS: "the bundle is not what its sums or its signature say",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.TERMINATED: "terminated (SIGTERM)",
 }
@@ -112,3 +114,9 @@ class EvidenceMissing(BringupError):
     """Something that should have been seen could not be looked at."""
 
     exit_code = Exit.UNKNOWN
+
+
+class BundleDiffers(BringupError):
+    """A bundle is not what was written, or not by whom it should be."""
+
+    exit_code = Exit.BUNDLE_DIFFERS

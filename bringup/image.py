@@ -19,6 +19,7 @@ from bringup.weights.verify import sha256_of
 
 BUILD_DEADLINE = 3600.0  # seconds
 WARM = "/opt/bringup/warm"  # where the image keeps caches: bringup.inside.warm
+WARM_LABEL = "dev.bringup.warm"
 LINE = 200  # characters of a line of the build that are shown
 
 
@@ -31,13 +32,14 @@ def bake_environment(settings: Settings, flavour: str, root: Path) -> dict[str, 
     model = baked_model(settings.weights, settings.model)
     pinned = read_lock().get(model)
     endpoint = settings.hf_endpoint
+    sums = lock_sums(root, flavour)
     values = {
         "MODEL": model,
         "HF_ENDPOINT": "" if endpoint == fields()["hf_endpoint"][0].default else endpoint,
         "TRANSFER": settings.transfer,
         "VERSION": __version__,
-        f"{flavour.upper()}_LOCK_SHA256": sha256_of(root / "locks" / f"{flavour}.lock"),
-        "WEIGHTS_LOCK_SHA256": sha256_of(LOCK),
+        f"{flavour.upper()}_LOCK_SHA256": sums["wheels"],
+        "WEIGHTS_LOCK_SHA256": sums["weights"],
         "WEIGHTS_DIGEST": pinned.digest if pinned else "",
     }
     if settings.base:
@@ -54,6 +56,11 @@ def bake_environment(settings: Settings, flavour: str, root: Path) -> dict[str, 
     if settings.hf_token and settings.hf_token_file is None:
         values["HF_TOKEN"] = settings.hf_token
     return values
+
+
+def lock_sums(root: Path, flavour: str) -> dict[str, str]:
+    """sha256 of the files that pin an image's content: the flavour's wheels, and all models' weights."""
+    return {"wheels": sha256_of(root / "locks" / f"{flavour}.lock"), "weights": sha256_of(LOCK)}
 
 
 def bake_argv(flavour: str, tag: str, values: dict[str, str]) -> list[str]:
@@ -98,7 +105,7 @@ def write_warm(context: Path, tag: str, told: dict[str, Any], archive: bytes) ->
     (context / "warm/factors.json").write_text(json.dumps(told, indent=1, sort_keys=True), "utf-8")
     (context / "warm/caches.tar").write_bytes(archive)
     (context / "Dockerfile").write_text(
-        f'FROM {tag}\nCOPY warm/ {WARM}/\nLABEL dev.bringup.warm="{told["sha256"]}"\n',
+        f'FROM {tag}\nCOPY warm/ {WARM}/\nLABEL {WARM_LABEL}="{told["sha256"]}"\n',
         "utf-8",
     )
     for path in (context / "warm").iterdir():

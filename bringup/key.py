@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from bringup.errors import UsageError
+from bringup.redact import secret_arguments
 from bringup.settings import Settings
 
 _MAKE = "make a key: openssl rand -hex 32 > FILE"
@@ -31,6 +33,18 @@ def hub_token(settings: Settings) -> str | None:
     if settings.hf_token_file is None:
         return _one_word(settings.hf_token, "the variable HF_TOKEN", _COPY) if settings.hf_token else None
     return _of_file(settings.hf_token_file, "Hub token", _COPY)
+
+
+def secrets(settings: Settings) -> list[str]:
+    """All that must not be shown: both, and what stands among the arguments for vLLM although it should not.
+
+    Raises:
+        UsageError: as for `api_key`.
+    """
+    known = [key] if (key := api_key(settings)) else []
+    with contextlib.suppress(UsageError):  # a token that nobody could read is in no text either
+        known += [token] if (token := hub_token(settings)) else []
+    return known + secret_arguments(settings.vllm_args)
 
 
 def _of_file(path: Path, what: str, hint: str) -> str:

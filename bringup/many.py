@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bringup import __version__, artifacts, probes, workflow
+from bringup import __version__, artifacts, probes, provenance, workflow
 from bringup.edge import children, descriptors
 from bringup.edge.http import Http
 from bringup.errors import BringupError, EvidenceMissing, UsageError
@@ -229,8 +229,8 @@ def kept(directory: Path, outcome: Outcome, settings: Settings, names: Sequence[
     record = RunRecord(
         tool_version=__version__,
         command="verify",
-        started=workflow.iso(outcome.started),
-        finished=workflow.iso(outcome.started + outcome.seconds),
+        started=provenance.iso(outcome.started),
+        finished=provenance.iso(outcome.started + outcome.seconds),
         verdict=outcome.verdict,
         plan={
             "base_url": outcome.url, "model": outcome.model, "probes": list(names),

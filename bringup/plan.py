@@ -117,8 +117,11 @@ def model_path(settings: Settings) -> str:
     return f"{WEIGHTS_DIR}/{settings.model}" if settings.weights == VOLUME else str(settings.weights)
 
 
-def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
-    """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start)."""
+def server_argv(settings: Settings, flavour: str, tools: str = "") -> tuple[str, ...]:
+    """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start).
+
+    `tools`: the parser of the model's tool calls, empty where it makes none.
+    """
     argv = [
         "--model", model_path(settings),
         "--served-model-name", settings.served_model_name or settings.model,
@@ -129,6 +132,8 @@ def server_argv(settings: Settings, flavour: str) -> tuple[str, ...]:
         argv += ["--max-model-len", str(settings.max_model_len)]
     if settings.gpu_memory_utilization is not None:
         argv += ["--gpu-memory-utilization", f"{settings.gpu_memory_utilization:g}"]
+    if tools:  # without these, tool_choice "auto", which is every client's default, is refused
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", tools]
     argv += profile.arguments(profile.chosen(settings.profile, flavour), flavour, settings.vllm_args)
     return (*argv, *settings.vllm_args)
 
@@ -166,7 +171,7 @@ def make_plan(
         flavour_reason=reason,
         image=settings.image or (f"bringup:{name}-{model.name}" if settings.weights == BAKED else f"bringup:{name}"),
         weights=str(settings.weights),
-        argv=server_argv(inside, name),
+        argv=server_argv(inside, name, model.tools),
         environment=server_environment(settings),
         compose_files=compose_files(name, settings.weights, cdi=cdi),
         base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",

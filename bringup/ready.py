@@ -13,8 +13,10 @@ from bringup.errors import Exit, NeverReady
 from bringup.probes import openai
 from bringup.redact import redact
 from bringup.server import Container, Server
+from bringup.timeline import Anchors
 
 POLL = 0.25  # seconds between looks at a starting server
+LOOK = 1.0  # seconds between looks at its console
 LAST_LINES = 20
 TELLING = (Exit.USAGE, Exit.CHECK_FAILED, Exit.WEIGHTS_DIFFER, Exit.TARGET_UNAVAILABLE)  # of the entry point
 
@@ -32,35 +34,68 @@ class Moments:
     first_200: float | None = None
     first_token: float | None = None
 
+    def anchors(self) -> Anchors:
+        """As they are now, for a timeline."""
+        return Anchors(self.asked, self.container_started, self.first_200, self.first_token)
+
+
+Seen = Callable[[str, Moments], None]  # takes the console's new lines, with the engine's timestamps, and the moments
+
+
+class Tail:
+    """A container's console as it grows: each line once."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._last = ""  # the time of the last line, as the engine writes it: as text it sorts like the time
+
+    def read(self) -> str:
+        """The lines that are new, redacted; the engine is asked for those of the last second and later only."""
+        since = int(datetime.fromisoformat(self._last).timestamp()) if self._last else None
+        lines = self._container.logs(since=since).split("\n")  # a carriage return is part of a bar
+        new = [line for line in lines if line.partition(" ")[0] > self._last]
+        if new:
+            self._last = new[-1].partition(" ")[0]
+        return redact("".join(f"{line}\n" for line in new))
+
 
 def wait_ready(
-    server: Server, container: Container, timeout: float, detail: Callable[[str], None], moments: Moments
+    server: Server, container: Container, timeout: float, moments: Moments, seen: Seen | None = None
 ) -> float:
     """Seconds from the container's start to the first token; watches the container, so that a death ends the wait.
 
-    `moments` is filled as far as it gets.
+    `moments` is filled as far as it gets; `seen` is told every second, and when there is a token or a death.
 
     Raises:
         NeverReady: it died, or no token came within `timeout` seconds.
         EvidenceMissing: somebody removed the container.
     """
     deadline = time.monotonic() + timeout
-    said, last = 0.0, "no answer yet"
+    tail = Tail(container)
+    told, last = 0.0, "no answer yet"
+
+    def tell() -> None:
+        nonlocal told
+        told = time.monotonic()
+        if seen:
+            seen(tail.read(), moments)
+
     while (left := deadline - time.monotonic()) > 0:
         state = container.state()
         moments.container_started = started(state)
         if state.status not in ("running", "created"):
-            raise NeverReady(_died(state), detail=_last_lines(container))
-        if time.monotonic() - said > 1:
-            said = time.monotonic()
-            detail(_last_line(container))
+            tell()
+            raise NeverReady(died(state), detail=last_lines(container))
+        if time.monotonic() - told > LOOK:
+            tell()
         last = _ask(server, left, moments) or last
         if moments.first_token is not None:
+            tell()
             return max(0.0, moments.first_token - (moments.container_started or moments.first_token))
         time.sleep(POLL)
     raise NeverReady(
         f"no token within {timeout:g} s; the container is {container.state().status}, the last try: {last}",
-        detail=_last_lines(container),
+        detail=last_lines(container),
     )
 
 
@@ -96,7 +131,8 @@ def started(state: ContainerState) -> float | None:
     return moment if moment > 0 else None
 
 
-def _died(state: ContainerState) -> str:
+def died(state: ContainerState) -> str:
+    """What to say of a container that does not run."""
     if state.oom_killed:
         return "the server was killed for want of memory (the host's or the container's limit)"
     if state.status == "paused":
@@ -105,11 +141,7 @@ def _died(state: ContainerState) -> str:
     return f"the server died while starting: the container is {state.status}, exit code {state.exit_code}{why}"
 
 
-def _last_line(container: Container) -> str:
-    lines = container.logs(tail=1).strip().splitlines()
-    return lines[-1].split(" ", 1)[-1][:160] if lines else ""
-
-
-def _last_lines(container: Container) -> str:
+def last_lines(container: Container) -> str:
+    """The end of its log, redacted."""
     lines = [line.split(" ", 1)[-1] for line in container.logs(tail=LAST_LINES).splitlines()]
     return redact("\n".join(lines))

@@ -1,6 +1,7 @@
 """Frozen answers: what a check, a step, a probe and a whole run found, and the verdict they add up to.
 
-`record.json` is `RunRecord.to_dict()`; `SCHEMA` changes when a key changes its meaning or goes away.
+`record.json` is `RunRecord.to_dict()`, and data/record.schema.json says what each key is. `SCHEMA` changes when a key
+changes its meaning, goes away or gets a new word; not when a key is added.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ class RunRecord:
     timeline: dict[str, Any] | None = None
     ledger: dict[str, Any] | None = None
     caches: dict[str, Any] | None = None
+    model: dict[str, Any] | None = None
+    locks: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
+    clocks: dict[str, Any] | None = None
     error: str = ""
     schema: int = SCHEMA
 

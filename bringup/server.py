@@ -28,8 +28,8 @@ class Container(Protocol):
     def copy_out(self, path: str) -> bytes:
         """The bytes of one file inside."""
 
-    def logs(self, tail: int | None = None) -> str:
-        """Its console output."""
+    def logs(self, tail: int | None = None, since: int | None = None) -> str:
+        """Its console output, each line with the engine's time before it; `since`: epoch seconds."""
 
     def inspect(self) -> dict[str, Any]:
         """All that the engine says of it."""

@@ -199,6 +199,9 @@ class Settings:
         one_of("smoke", "standard", "full"), "SUITE",
     )  # fmt: skip
     artifacts: Path = _option(Path("artifacts"), "Directory that bundles are written to.", Path, "DIR")
+    sign_key: Path | None = _option(
+        None, "SSH key that signs the bundle; one with a passphrase must be in ssh-agent.", Path, "FILE"
+    )
     keep: bool = _option(False, "Leave a server that failed running, to look into it.", boolean, "BOOL")
     base: str | None = _option(None, "Base image to build on instead of the locked one.", metavar="IMAGE")
     find_links: Path | None = _option(

@@ -7,48 +7,42 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from bringup import __version__, artifacts, catalog, checks, default_model, derive, gpus, image, observe, probes
+from bringup import (
+    __version__,
+    artifacts,
+    catalog,
+    checks,
+    default_model,
+    derive,
+    gpus,
+    history,
+    image,
+    observe,
+    probes,
+    provenance,
+)
 from bringup.checks import facts
 from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
 from bringup.edge.http import Http
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
-from bringup.key import api_key
+from bringup.key import api_key, secrets
 from bringup.ledger import Observation
 from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
 from bringup.probes import answers
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
+from bringup.report import pages
 from bringup.server import Server
 from bringup.settings import Settings
 from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
-
-
-class Watch(Protocol):
-    """Whoever watches a run."""
-
-    def step(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
-        """A step begins; what it yields takes lines of detail."""
-
-    def say(self, text: str) -> None:
-        """One line for people."""
-
-    def checks(self, records: tuple[CheckRecord, ...]) -> None:
-        """The checks' table."""
-
-    def probes(self, records: tuple[ProbeRecord, ...]) -> None:
-        """The probes' table."""
-
-    def table(self, title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Any other table; columns but the first hold figures."""
+from bringup.watch import Watch
 
 
 @dataclass
@@ -61,7 +55,7 @@ class Run:
     engine: Engine
     host: facts.HostFacts
     watch: Watch
-    started: float = field(default_factory=time.time)
+    began: provenance.Began = field(default_factory=provenance.Began)
     steps: list[StepRecord] = field(default_factory=list)
     checks: tuple[CheckRecord, ...] = ()
     asked: tuple[str, ...] = ()  # probes by name, instead of the suite
@@ -72,12 +66,12 @@ class Run:
     derived: derive.Derived = field(default_factory=derive.Derived)
 
     @contextmanager
-    def step(self, name: str) -> Any:
-        """Time a step and show it."""
+    def step(self, name: str, shown: AbstractContextManager[Any] | None = None) -> Any:
+        """Time a step and show it, as `shown` does or as any step."""
         began = time.monotonic()
-        with self.watch.step(name) as detail:
+        with shown or self.watch.step(name) as sink:
             try:
-                yield detail
+                yield sink
             finally:
                 self.steps.append(StepRecord(name=name, seconds=round(time.monotonic() - began, 3)))
 
@@ -86,13 +80,13 @@ class Run:
         return RunRecord(
             tool_version=__version__,
             command=self.command,
-            started=iso(self.started),
-            finished=iso(time.time()),
+            started=provenance.iso(self.began.wall),
+            finished=provenance.iso(time.time()),
             verdict=Verdict.FAIL if error else verdict_of(self.probes),
             plan=self.plan.to_dict(),
             host=dataclasses.asdict(self.host),
             image=image.summary(raw_image),
-            container=_state_dict(container),
+            container=provenance.container(container),
             checks=self.checks,
             steps=tuple(self.steps),
             probes=self.probes,
@@ -100,20 +94,12 @@ class Run:
             timeline=self.derived.timeline,
             ledger=self.derived.ledger,
             caches=self.derived.caches,
+            model=provenance.model(self.plan),
+            locks=provenance.locks(self.plan),
+            settings=provenance.settings_shown(self.settings),
+            clocks=provenance.clocks(self.began, self.engine, container),
             error=error,
         )
-
-
-def _state_dict(container: EngineContainer | None) -> dict[str, Any]:
-    try:
-        return dataclasses.asdict(container.state()) if container else {}
-    except BringupError as e:
-        return {"error": e.message}
-
-
-def iso(moment: float) -> str:
-    """Epoch seconds as a record has them: ISO 8601 in UTC."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> Run:
@@ -191,7 +177,7 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
         BringupError: a step before the verdict failed; its bundle is written where there was a container.
     """
     require_weights(run.plan)
-    artifacts.check_destination(run.settings.artifacts)
+    artifacts.check_destination(run.settings.artifacts, run.settings.sign_key)
     require(run)
     raw_image = run.engine.image(run.plan.image) or build(run)
     run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
@@ -247,6 +233,7 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         NeverReady: it could not be started, died, went away, or gave no token in time.
     """
     vram = gpu.memory_used(run.plan.gpus) if run.plan.expect.gpu else None
+    before = history.last_start(run.settings.artifacts, run.plan, run.engine)
     run.moments = Moments(asked=time.time())
     with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local, gpus=run.plan.gpus) as sampler:
         with run.step("start the container") as detail:
@@ -254,14 +241,15 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         sampler.follow(container)
         server = _server(run, container, vram)
         try:
-            with run.step("wait for the first token") as detail:
-                seconds = wait_ready(server, container, run.plan.timeout, detail, run.moments)
+            observed, name = container.id != running_before, "wait for the first token"
+            with run.step(name, run.watch.start(name, before) if observed else None) as seen:
+                seconds = wait_ready(server, container, run.plan.timeout, run.moments, seen if observed else None)
         except (NeverReady, EvidenceMissing) as e:
             run.observed = sampler.seen()
             hint = _evidence(run, server, container, e.message)
             raise NeverReady(e.message, hint=hint, detail=e.detail) from e
         run.observed = sampler.seen()
-    if container.id == running_before:
+    if not observed:
         run.moments, run.observed = Moments(container_started=run.moments.container_started), Observation()
     else:
         run.first_token = seconds
@@ -307,8 +295,7 @@ def collect(
         run.probes = (*run.probes, artifacts.completeness(missing, len(files) + 1))
         record = run.record(container, raw_image, error)
         files["record.json"] = artifacts.as_json(record.to_dict())
-        secrets = [key] if (key := api_key(run.settings)) else []
-        bundle = artifacts.write(destination, files, secrets)
+        bundle = artifacts.write(destination, files, secrets(run.settings), run.settings.sign_key, pages(run.watch.say))
     for table in run.derived.tables:
         run.watch.table(*table)
     return record, bundle
@@ -375,7 +362,7 @@ def console_output(run: Run, tail: int | None) -> str:
     container = ComposeTarget(run.engine, run.plan.project).container()
     if container is None:
         raise TargetUnavailable(f"the project {run.plan.project} has no container", hint="run `bringup up`")
-    return redact(container.logs(tail), [key] if (key := api_key(run.settings)) else [])
+    return redact(container.logs(tail), secrets(run.settings))
 
 
 def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> observe.Release | None:

@@ -14,7 +14,7 @@ from bringup import artifacts, image, workflow
 from bringup.benchmark import machine
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable, UsageError
-from bringup.key import api_key
+from bringup.key import secrets
 from bringup.plan import SERVER_PORT
 from bringup.probes.behind import PYTHON
 from bringup.records import ProbeRecord, RunRecord, Status
@@ -318,8 +318,7 @@ def _collect(
         files = {**gathered, **files, "bench-serve.json": artifacts.as_json(report)}
         files["record.json"] = artifacts.as_json(record.to_dict())
         destination = run.settings.artifacts / f"{artifacts.name(run.plan, time.time())}-bench-serve"
-        secrets = [key] if (key := api_key(run.settings)) else []
-        return record, artifacts.write(destination.absolute(), files, secrets)
+        return record, artifacts.write(destination.absolute(), files, secrets(run.settings))
 
 
 def evidence(missing: list[str], count: int) -> ProbeRecord:

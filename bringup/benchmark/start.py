@@ -15,13 +15,15 @@ from bringup.benchmark import machine
 from bringup.benchmark.figures import Spread, spread, verdicts
 from bringup.edge import pagecache, process
 from bringup.errors import BringupError, CheckFailed, TargetUnavailable, UsageError
-from bringup.key import api_key
+from bringup.key import secrets
 from bringup.plan import SERVICE
-from bringup.ready import Moments
+from bringup.ready import Moments, Seen
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, Verdict
 from bringup.settings import VOLUME
 from bringup.targets.compose import ComposeTarget, require_weights
-from bringup.workflow import Run, Watch
+from bringup.timeline.live import Expected
+from bringup.watch import Watch
+from bringup.workflow import Run
 
 COLD, WARM, PRIME, MISSED = "cold", "warm", "prime", "warm, but a cache missed"
 SUFFIX = "-bench"  # of the compose project: what a benchmark starts and empties is never somebody's server
@@ -49,6 +51,10 @@ class Quiet:
     def step(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
         """As the watch inside."""
         return self.watch.step(name)
+
+    def start(self, name: str, expected: Expected | None) -> AbstractContextManager[Seen]:
+        """As the watch inside."""
+        return self.watch.start(name, expected)
 
     def say(self, text: str) -> None:
         """As the watch inside."""
@@ -254,7 +260,7 @@ def _conclude(run: Run, raw_image: dict[str, Any], report: dict[str, Any], root:
         "bench-start.json": artifacts.as_json(report), "record.json": artifacts.as_json(record.to_dict()),
     }  # fmt: skip
     try:
-        bundle = artifacts.write(root / "summary", files, [key] if (key := api_key(run.settings)) else [])
+        bundle = artifacts.write(root / "summary", files, secrets(run.settings))
     except BringupError as e:
         if not report["error"]:
             raise

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bringup.edge import process
@@ -54,8 +55,13 @@ class ContainerState:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
-    """Turn the SDK's many errors into one that names the next action."""
+def answers() -> Iterator[None]:
+    """Turn the SDK's many errors into ours, which name the next action.
+
+    Raises:
+        EvidenceMissing: the engine refused what it was asked.
+        TargetUnavailable: it does not answer, or failed.
+    """
     import docker.errors
     import requests.exceptions
 
@@ -86,11 +92,11 @@ def _hint(error: BaseException) -> str:
 
 
 class Engine:
-    """The Docker Engine that DOCKER_HOST (or the default socket) names."""
+    """The Docker Engine that DOCKER_HOST (or the default socket) names, or the one of a client that is there."""
 
-    def __init__(self, timeout: float = 60.0) -> None:
+    def __init__(self, timeout: float = 60.0, client: docker.DockerClient | None = None) -> None:
         self._timeout = timeout
-        self._client: docker.DockerClient | None = None
+        self._client = client
 
     @property
     def client(self) -> docker.DockerClient:
@@ -102,7 +108,7 @@ class Engine:
         if self._client is None:
             import docker
 
-            with _answers():
+            with answers():
                 self._client = docker.from_env(timeout=int(self._timeout))
         return self._client
 
@@ -110,7 +116,7 @@ class Engine:
         """What the engine is; an engine that does not answer is a fact, not an error."""
         try:
             client = self.client
-            with _answers():
+            with answers():
                 info = client.info()
         except TargetUnavailable as e:
             return EngineFacts(reachable=False, error=e.message)
@@ -129,22 +135,39 @@ class Engine:
             ),
         )
 
+    def clock(self) -> float:
+        """Epoch seconds by the clock of the engine's machine.
+
+        Raises:
+            TargetUnavailable: no engine answers; ValueError: it tells no time.
+        """
+        client = self.client
+        with _answers():
+            told = str(client.info().get("SystemTime") or "")
+        return datetime.fromisoformat(told).timestamp()
+
     def image(self, reference: str) -> dict[str, Any] | None:
         """`docker image inspect`, or None when the engine has no such image."""
         import docker.errors
 
         client = self.client
-        with _answers():
+        with answers():
             try:
                 return dict(client.images.get(reference).attrs)
             except docker.errors.ImageNotFound:
                 return None
 
+    def has_volume(self, name: str) -> bool:
+        """Whether the engine has a volume of that name."""
+        client = self.client
+        with answers():
+            return any(v.name == name for v in client.volumes.list(filters={"name": name}))  # a part of it is enough
+
     def find(self, project: str, service: str) -> ContainerState | None:
         """The newest container of a compose service, running or not."""
         client = self.client
         labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={service}"]
-        with _answers():
+        with answers():
             found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
             newest = max(found, key=lambda c: str(c.attrs["Created"]), default=None)
             return self.state(str(newest.id)) if newest else None
@@ -158,7 +181,7 @@ class Engine:
         import docker.errors
 
         client = self.client
-        with _answers():
+        with answers():
             try:
                 return dict(client.api.inspect_container(container))
             except docker.errors.NotFound as e:
@@ -178,24 +201,24 @@ class Engine:
             image_id=raw["Image"],
         )
 
-    def logs(self, container: str, tail: int | None = None) -> str:
-        """Console output of a container, both streams, with the engine's timestamps."""
+    def logs(self, container: str, tail: int | None = None, since: int | None = None) -> str:
+        """Console output of a container, both streams, with the engine's timestamps; `since`: epoch seconds."""
         client = self.client
-        with _answers():
-            raw = client.api.logs(container, timestamps=True, tail=tail if tail is not None else "all")
+        with answers():
+            raw = client.api.logs(container, timestamps=True, tail=tail if tail is not None else "all", since=since)
         return bytes(raw).decode("utf-8", "replace")
 
     def top(self, container: str) -> list[dict[str, str]]:
         """Processes of a running container, as `ps` on the host sees them: one dict of its columns each."""
         client = self.client
-        with _answers():
+        with answers():
             table = client.api.top(container, ps_args="-eo pid,ppid,user,rss,etime,args")
         return [dict(zip(table["Titles"], row, strict=False)) for row in table["Processes"] or []]
 
     def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
         """Run a program in a running container: exit code and its output."""
         client = self.client
-        with _answers():
+        with answers():
             made = client.api.exec_create(container, argv)
             out = client.api.exec_start(made["Id"])
             code = client.api.exec_inspect(made["Id"])["ExitCode"]
@@ -212,30 +235,25 @@ class Engine:
             TargetUnavailable: no engine answers, or the program does not end.
         """
         import docker.errors
-        import docker.types
 
         client = self.client
-        count = {"all": -1}.get(reserve.get("count", 0), reserve.get("count", 0))
-        request = docker.types.DeviceRequest(
-            driver=reserve["driver"], count=count, device_ids=reserve.get("device_ids", []),
-            capabilities=[reserve["capabilities"]],
-        )  # fmt: skip
-        with _answers():
+        with answers():
             container = client.containers.create(
-                image, entrypoint=argv[:1], command=argv[1:], device_requests=[request], network_mode="none",
-                read_only=True, tmpfs={"/tmp": "exec"}, cap_drop=["ALL"], security_opt=["no-new-privileges:true"],  # noqa: S108
+                image, entrypoint=argv[:1], command=argv[1:], device_requests=[device_request(reserve)],
+                network_mode="none", read_only=True, tmpfs={"/tmp": "exec"}, cap_drop=["ALL"],  # noqa: S108
+                security_opt=["no-new-privileges:true"],
             )  # fmt: skip
         try:
-            with _answers():
+            with answers():
                 try:
                     container.start()
                 except docker.errors.APIError as e:
                     raise NeverReady(str(e.explanation or reason(e))) from e
-            with _answers():
+            with answers():
                 code = int(container.wait(timeout=self._timeout)["StatusCode"])
                 return code, bytes(container.logs(stdout=True, stderr=False)).decode("utf-8", "replace")
         finally:
-            with _answers():
+            with answers():
                 container.remove(force=True, v=True)
 
     def copy_out(self, container: str, path: str) -> bytes:
@@ -247,13 +265,24 @@ class Engine:
         import docker.errors
 
         client = self.client
-        with _answers():
+        with answers():
             try:
                 stream, _ = client.api.get_archive(container, path)
                 data = _bounded(stream)
             except docker.errors.NotFound as e:
                 raise EvidenceMissing(f"{path} is not in the container") from e
         return first_file(data, path)
+
+
+def device_request(reserve: dict[str, Any]) -> docker.types.DeviceRequest:
+    """An item of Compose's `devices` (see `gpus.request`) in the SDK's words."""
+    import docker.types
+
+    count = {"all": -1}.get(reserve.get("count", 0), reserve.get("count", 0))
+    return docker.types.DeviceRequest(
+        driver=reserve["driver"], count=count, device_ids=reserve.get("device_ids", []),
+        capabilities=[reserve["capabilities"]],
+    )  # fmt: skip
 
 
 def _bounded(stream: Any) -> bytes:

@@ -35,16 +35,19 @@ def run(
     timeout: float | None = None,
     cwd: Path | None = None,
     feed: str = "",
+    source: Path | None = None,
 ) -> Outcome:
     """Run a program to its end; `on_line` sees each line of standard error as it comes.
 
     `feed`: its standard input, a few kilobytes at most (more than a pipe holds would wait for the program).
+    `source`: a file that is its standard input instead, byte for byte.
 
     The program gets its own process group's signals from the terminal as any child does; when this call is
     interrupted, it is terminated (killed after 10 s), never left running.
 
     Raises:
         TargetUnavailable: the program is not installed, or did not end within `timeout` seconds.
+        OSError: `source` cannot be read.
     """
     program = shutil.which(argv[0])
     if program is None:
@@ -54,16 +57,18 @@ def run(
         )
     started = time.monotonic()
     tail: collections.deque[str] = collections.deque(maxlen=40)
-    child = subprocess.Popen(
-        [program, *argv[1:]],
-        stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={**os.environ, **(extra_env or {})},
-        cwd=cwd,
-    )
+    given = contextlib.nullcontext(subprocess.PIPE if feed else subprocess.DEVNULL)
+    with source.open("rb") if source else given as stdin:
+        child = subprocess.Popen(
+            [program, *argv[1:]],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, **(extra_env or {})},
+            cwd=cwd,
+        )
     out: list[str] = []
 
     def read_out() -> None:

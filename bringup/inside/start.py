@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bringup import profile
+from bringup import catalog, profile
 from bringup.errors import UsageError
 from bringup.inside import events, guard, marks
 from bringup.inside.parts import parts
@@ -60,7 +60,8 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     """
     settings, flavour = _settings(environ, baked)
     settings = dataclasses.replace(settings, vllm_args=(*settings.vllm_args, *extra))
-    argv = server_argv(settings, flavour)
+    known = catalog.load().get(settings.model)
+    argv = server_argv(settings, flavour, known.tools if known else "")
     refuse_key_in_argv(argv)
     key = read_key(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
     if not key and not is_loopback(settings.bind):

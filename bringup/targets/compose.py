@@ -127,9 +127,9 @@ class EngineContainer:
         """One file from inside."""
         return self.engine.copy_out(self.id, path)
 
-    def logs(self, tail: int | None = None) -> str:
+    def logs(self, tail: int | None = None, since: int | None = None) -> str:
         """Its console output."""
-        return self.engine.logs(self.id, tail)
+        return self.engine.logs(self.id, tail, since)
 
     def inspect(self) -> dict[str, Any]:
         """`docker inspect`."""

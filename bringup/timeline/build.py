@@ -144,8 +144,8 @@ def build(events: Iterable[Event], anchors: Anchors) -> Timeline:
     lines = timed(events)
     found = rules.matches(lines, data.rules)
     points = find(lines, found, anchors)
-    begin, end, finished = _bounds(points)
-    path, gaps, missing = _path(data, points, begin, end, finished)
+    begin, end, finished = bounds(points)
+    path, gaps, missing = path_stages(data, points, begin, end, finished)
     inner, unseen = _inner(data, points, end)
     stages = _nested(data, path, inner)
     seen = {s.id for s in stages}
@@ -165,7 +165,7 @@ def build(events: Iterable[Event], anchors: Anchors) -> Timeline:
     )
 
 
-def _bounds(points: Points) -> tuple[float | None, float | None, bool]:
+def bounds(points: Points) -> tuple[float | None, float | None, bool]:
     """From where to where the whole reaches, and whether the server came up."""
     inside = [p.t for name, p in points.at.items() if p.t is not None and p.source != "clock"]
     asked = points.first(["asked", "container"])
@@ -190,7 +190,7 @@ def _span(points: Points, rule: StageRule, limit: float) -> tuple[tuple[str, Poi
     return (since, until) if since else None
 
 
-def _path(
+def path_stages(
     data: Data, points: Points, begin: float | None, end: float | None, finished: bool
 ) -> tuple[list[Stage], list[Gap], list[Missing]]:
     """Cut the whole into the stages of the path, in their order, and gaps."""
@@ -230,14 +230,14 @@ def _path(
         open_ = []
         cut(rule, *span)
     if begin is not None and end is not None:
-        if not finished and (under_way := _under_way(points, open_)):
-            cut(under_way[0], under_way[1], ("", Point(end, -1, "text")), whole=False)
+        if not finished and (going := under_way(points, open_)):
+            cut(*going, ("", Point(end, -1, "text")), whole=False)
         if end - cursor > TINY:
             gaps.append(Gap(cursor, end, stages[-1].id if stages else "", ""))
     return stages, gaps, missing
 
 
-def _under_way(points: Points, rules_: Sequence[StageRule]) -> tuple[StageRule, tuple[str, Point]] | None:
+def under_way(points: Points, rules_: Sequence[StageRule]) -> tuple[StageRule, tuple[str, Point]] | None:
     """The stage that a log ends in: the first one whose begin was seen, after the last one that was seen to end."""
     for rule in rules_:
         since = points.first(rule.begin)

@@ -141,12 +141,15 @@ def pattern_of(template: str) -> str:
     return f"{made.removesuffix(last)}(?:{last})?" if made.endswith(last) else made  # quoted without its value
 
 
-def matches(events: Iterable[Event], rules: Iterable[Rule]) -> list[Match]:
-    """Every event that a rule knows, in the log's order; one event may be known to several rules."""
+def matches(events: Iterable[Event], rules: Iterable[Rule], first: int = 0) -> list[Match]:
+    """Every event that a rule knows, in the log's order; one event may be known to several rules.
+
+    `first`: the index of the first of these events in their log.
+    """
     wanted = tuple(rules)
     found = []
     strange = set()  # templates that no rule knows: a server that ran for weeks has few of them, very often
-    for index, event in enumerate(events):
+    for index, event in enumerate(events, first):
         if event.exact and event.msg in strange:
             continue
         made = [m for rule in wanted if (m := _match(index, event, rule))]

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 import docker
 import docker.errors
 import pytest
-from testcontainers.core.config import testcontainers_config
+from testcontainers.core.config import ConnectionMode, testcontainers_config
 
 from tests.integration.support import IMAGE, LABEL, MODEL, ROOT, SESSION, bringup, environment
 
 # Its reaper is an image of a registry, which this project does not need; `reaped` cleans up instead.
 testcontainers_config.ryuk_disabled = True
+# In a container it takes the engine for its host's; `scripts/engine` runs one beside us, whose loopback is ours.
+testcontainers_config.connection_mode_override = ConnectionMode.docker_host
+testcontainers_config.tc_host_override = "127.0.0.1"
 
 _FIGURES: list[str] = []
 

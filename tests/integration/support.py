@@ -17,6 +17,8 @@ from typing import Any
 
 import docker
 
+from bringup.testing import VLLMContainer
+
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "bringup:cpu-tiny-qwen2"
 MODEL = "tiny-qwen2"
@@ -111,6 +113,16 @@ class Child:
             self._process.wait(60)
         assert self._process.stderr
         self._process.stderr.close()
+
+
+def vllm(image: str, **given: Any) -> VLLMContainer:
+    """The image in a container of its own, with the label that the reaper looks for."""
+    return VLLMContainer(image, **given).with_kwargs(labels={LABEL: SESSION})
+
+
+def labelled(client: docker.DockerClient) -> list[Any]:
+    """All containers with that label."""
+    return list(client.containers.list(all=True, filters={"label": f"{LABEL}={SESSION}"}))
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from bringup import bundle
 from bringup.edge import gpu
 from tests.integration.support import (
     ROOT,
@@ -201,12 +201,14 @@ def test_killed_while_it_loads(engine: docker.DockerClient, project: str, tmp_pa
     assert done.code == 6, done.err
     assert done.seconds <= 5
     assert_said(done, "the server died while starting", "exit code 137", "starting vLLM")
-    (bundle,) = bundles(tmp_path)
-    assert str(bundle) in done.err
-    assert "starting vLLM" in (bundle / "server.log").read_text()
-    record = json.loads((bundle / "record.json").read_text())
+    (made,) = bundles(tmp_path)
+    assert str(made) in done.err
+    assert "starting vLLM" in (made / "server.log").read_text()
+    record = bundle.read(made).record
     assert record["verdict"] == "fail"
     assert "exit code 137" in record["error"]
+    assert record["clocks"]["engine"]["offset_seconds"] is not None
+    assert "not running" in record["clocks"]["container"]["reason"]
     assert done.json()["exit_code"] == 6
     assert leftovers(engine, project) == []
 

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import docker
 import pytest
 import requests
 
 from bringup import catalog
+from bringup.testing import VLLMContainer
 from tests.integration.support import LABEL, MODEL, SESSION
 
 pytestmark = pytest.mark.integration
 
-START = 240  # s, the most that a start may take on a busy machine
 LOG = "/var/lib/bringup/run/server.jsonl"
 # The marks of a process, in order. The tokenizer's thread writes one more, whenever it is done.
 API = ["api imports", "config made", "engine process asked", "engine ready"]
@@ -44,24 +42,25 @@ sys.exit(1)
 """
 
 
-@dataclass
-class Server:
-    """A container of the image, its address, and what it answered when it was asked."""
+class Server(VLLMContainer):
+    """A container of the image, and what it answered when it was asked."""
 
-    container: Any
-    url: str
-    answers: list[Any]
+    answers: tuple[Any, ...] = ()
+
+    @property
+    def raw(self) -> Any:
+        return self.get_wrapped_container()
 
     def processes(self) -> dict[str, int]:
         """Pids on this host by command line."""
-        rows = self.container.top(ps_args="-eo pid,args")["Processes"]
+        rows = self.raw.top(ps_args="-eo pid,args")["Processes"]
         return {args: int(pid) for pid, args in rows}
 
     def titled(self, title: str) -> list[int]:
         return [pid for args, pid in self.processes().items() if args.startswith(title)]
 
     def records(self) -> list[dict[str, Any]]:
-        code, out = self.container.exec_run(["cat", LOG])
+        code, out = self.raw.exec_run(["cat", LOG])
         assert code == 0, out
         return [json.loads(line) for line in out.splitlines()]
 
@@ -74,56 +73,41 @@ class Server:
         return found
 
     def exit_code(self) -> int:
-        return int(self.container.wait(timeout=60)["StatusCode"])
+        return int(self.raw.wait(timeout=60)["StatusCode"])
 
 
-def run(engine: docker.DockerClient, image: str, **environment: str) -> Server:
-    container = engine.containers.run(
-        image,
-        detach=True,
-        labels={LABEL: SESSION},
-        environment={"BRINGUP_BIND": "127.0.0.1", **environment},
-        ports={"8000/tcp": ("127.0.0.1", 0)},  # any free one
-        shm_size="1g",
-    )
-    container.reload()
-    port = container.attrs["NetworkSettings"]["Ports"]["8000/tcp"][0]["HostPort"]
-    return Server(container, f"http://127.0.0.1:{port}", [])
+class WithoutStandby(Server):
+    """Its standby is killed before vLLM asks for an engine."""
+
+    def _wait(self) -> None:
+        code, out = self.raw.exec_run(["python3", "-c", KILL])
+        assert code == 0, f"no standby was seen: {out.decode()}"
+        super()._wait()
 
 
-def serve(server: Server) -> None:
-    """Wait until it answers, and ask."""
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline:
-        server.container.reload()
-        assert server.container.status == "running", server.container.logs(tail=30).decode()
-        try:
-            if requests.get(f"{server.url}/health", timeout=2).status_code == 200:
-                break
-        except requests.RequestException:
-            pass
-        time.sleep(0.5)
-    server.answers = [ask(server.url, canary.prompt) for canary in catalog.load()[MODEL].canaries[:4]]
+def serving(server: Server, launch: str = "") -> Iterator[Server]:
+    """Start it, and ask."""
+    if launch:
+        server.with_env("BRINGUP_LAUNCH", launch)
+    with server.with_kwargs(labels={LABEL: SESSION}):
+        server.answers = tuple(ask(server, canary.prompt) for canary in catalog.load()[MODEL].canaries[:4])
+        yield server
 
 
-def ask(url: str, prompt: str) -> Any:
+def ask(server: Server, prompt: str) -> Any:
     """Text, tokens and their log probabilities."""
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 24, "temperature": 0, "logprobs": 3}
-    answer = requests.post(f"{url}/v1/completions", json=body, timeout=60)
+    key = {"Authorization": f"Bearer {server.api_key}"}
+    answer = requests.post(f"{server.openai_url}/completions", json=body, headers=key, timeout=60)
     assert answer.status_code == 200, answer.text
     choice = answer.json()["choices"][0]
     return choice["text"], choice["finish_reason"], choice["logprobs"]
 
 
 @pytest.fixture(scope="module")
-def full(engine: docker.DockerClient, image: str) -> Iterator[Server]:
+def full(image: str) -> Iterator[Server]:
     """Everything on; the last test of this file ends it."""
-    server = run(engine, image, BRINGUP_LAUNCH="all")
-    try:
-        serve(server)
-        yield server
-    finally:
-        server.container.remove(force=True, v=True)
+    yield from serving(Server(image), "all")
 
 
 def test_the_engine_is_the_standby_and_every_mark_is_there_in_order(full: Server) -> None:
@@ -161,14 +145,9 @@ def test_each_process_has_the_title_that_vllm_gives_it(full: Server) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(engine: docker.DockerClient, image: str, full: Server) -> Iterator[Server]:
+def plain(image: str, full: Server) -> Iterator[Server]:
     """vLLM's own way."""
-    server = run(engine, image, BRINGUP_LAUNCH="plain")
-    try:
-        serve(server)
-        yield server
-    finally:
-        server.container.remove(force=True, v=True)
+    yield from serving(Server(image), "plain")
 
 
 def test_plain_leaves_the_start_to_vllm(plain: Server) -> None:
@@ -183,16 +162,8 @@ def test_the_answers_are_those_of_vllms_own_way(full: Server, plain: Server) -> 
 
 
 @pytest.fixture(scope="module")
-def gone(engine: docker.DockerClient, image: str) -> Iterator[Server]:
-    """Its standby is killed before vLLM asks for an engine."""
-    server = run(engine, image)
-    try:
-        code, out = server.container.exec_run(["python3", "-c", KILL])
-        assert code == 0, f"no standby was seen: {out.decode()}"
-        serve(server)
-        yield server
-    finally:
-        server.container.remove(force=True, v=True)
+def gone(image: str) -> Iterator[Server]:
+    yield from serving(WithoutStandby(image))
 
 
 def test_without_its_standby_it_serves_the_same(gone: Server, full: Server) -> None:
@@ -205,16 +176,16 @@ def test_without_its_standby_it_serves_the_same(gone: Server, full: Server) -> N
 
 def test_it_stops_when_asked(gone: Server) -> None:
     started = time.monotonic()
-    gone.container.stop(timeout=30)
-    gone.container.reload()
-    state = gone.container.attrs["State"]
+    gone.raw.stop(timeout=30)
+    gone.raw.reload()
+    state = gone.raw.attrs["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
     assert time.monotonic() - started < 30, "nobody waited for the kill"
 
 
 def test_an_engine_killed_while_it_serves_ends_the_container(full: Server) -> None:
     """The last one: its answers are in hand by now."""
-    code, out = full.container.exec_run(["python3", "-c", KILL.replace("VLLM::standby", "VLLM::EngineCore")])
+    code, out = full.raw.exec_run(["python3", "-c", KILL.replace("VLLM::standby", "VLLM::EngineCore")])
     assert code == 0, out.decode()
     assert full.exit_code() == 6
-    assert "vLLM died" in full.container.logs(tail=20).decode()
+    assert "vLLM died" in full.raw.logs(tail=20).decode()

@@ -6,6 +6,7 @@ A start takes a minute and more, so the tests of this module share two servers, 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import docker
 import pytest
 import requests
 
+from bringup import bundle
 from bringup.probes.openai import text_fault
 from tests.integration.support import (
     MODEL,
@@ -37,7 +39,8 @@ PROJECT = f"{SESSION}-updown"
 KEY = "k3y-0f-the-te5t-that-stands-nowhere-else"
 FILES = {
     "SHA256SUMS", "caches.json", "image.json", "ledger.json", "nvidia_smi_serving.txt", "plan.json", "record.json",
-    "sample_response.json", "server.jsonl", "server.log", "timeline.json", "vllm_process.txt",
+    "report.html", "sample_response.json", "server.jsonl", "server.log", "summary.md", "timeline.json",
+    "vllm_process.txt",
 }  # fmt: skip
 PASSING = [
     "reachable", "ready", "models", "completion", "chat", "streaming", "logprobs", "determinism", "concurrency",
@@ -97,13 +100,33 @@ def test_the_bundle_is_complete_and_its_sums_are_right(served: Served) -> None:
 
 
 def test_the_bundle_says_what_ran(served: Served, engine: docker.DockerClient, image: str) -> None:
-    record = json.loads((served.bundle / "record.json").read_text())
+    record = bundle.read(served.bundle).record
     assert (record["verdict"], record["error"], record["command"]) == ("pass", "", "up")
     assert record == {k: v for k, v in served.up.json().items() if k != "bundle"}
     (container,) = containers(engine, PROJECT)
     assert record["container"]["id"] == container.id
     assert json.loads((served.bundle / "image.json").read_text())["id"] == engine.images.get(image).id
     assert json.loads((served.bundle / "plan.json").read_text())["port"] == served.port
+
+
+def test_the_record_says_from_what_and_how_it_was_started(served: Served) -> None:
+    record = bundle.read(served.bundle).record
+    labels = record["image"]["labels"]
+    assert record["model"]["digest"] == labels["dev.bringup.weights-digest"]
+    assert {len(record["locks"][name]) for name in ("wheels", "weights")} == {64}
+    assert (record["settings"]["port"], record["plan"]["sources"]["port"]) == (str(served.port), "flag")
+    started = record["container"]
+    assert "bringup.inside" in started["argv"]
+    assert (started["environment"]["BRINGUP_FLAVOUR"], started["environment"]["HF_HUB_OFFLINE"]) == ("cpu", "1")
+
+
+def test_on_one_machine_the_three_clocks_are_one(served: Served, figures: list[str]) -> None:
+    clocks = bundle.read(served.bundle).record["clocks"]
+    for name in ("engine", "container"):
+        seen = clocks[name]
+        assert abs(seen["offset_seconds"]) <= seen["uncertainty_seconds"] + 0.001, seen
+        figures.append(f"clock of the {name}: {seen['offset_seconds']:+.4f} s ± {seen['uncertainty_seconds']:.4f} s")
+    assert clocks["wall_seconds"] > served.up.json()["started_to_first_token"]
 
 
 def test_the_bundle_holds_what_the_server_said(served: Served) -> None:
@@ -129,6 +152,21 @@ def test_the_ledger_has_the_processes_memory_through_the_start(served: Served) -
     assert when["peak"]["rss"] >= when["serving"]["rss"] > 500 * 2**20, "two processes that have torch"
     assert when["serving"]["rss"] >= (when["serving"]["pss"] or 0)
     assert {(f["path"], f["verified"]) for f in made["files"]} >= {("model.safetensors", True), ("config.json", True)}
+
+
+def test_a_bundle_is_rendered_from_itself_alone(served: Served, tmp_path: Path) -> None:
+    """Somewhere else, with no engine and no configuration; and the page that lies in it already says the same."""
+    copy = shutil.copytree(served.bundle, tmp_path / "elsewhere" / "b")
+    made = tmp_path / "r.html"
+    nowhere = {"DOCKER_HOST": "unix:///nowhere.sock"}
+    done = bringup("report", "--verify", "--json", str(copy), "--html", str(made), env=nowhere, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (done.json()["verdict"], done.json()["faults"]) == ("pass", [])
+    for page in (made.read_text(), (copy / "report.html").read_text()):
+        assert '<p class="word">pass</p>' in page
+        assert page.count("<svg ") == 6, "start-up, memory and tokens, each in two sizes"
+        assert "processes in host memory (RSS): at most" in page
+    assert "✅ pass: tiny-qwen2 on a CPU" in (copy / "summary.md").read_text()
 
 
 def test_the_timeline_names_where_the_time_of_the_start_went(served: Served) -> None:
@@ -176,10 +214,10 @@ def test_verify_of_another_port_does_not_take_a_stranger_for_the_server(served: 
 def test_collect_writes_another_bundle(served: Served) -> None:
     done = bringup("collect", "--json", *served.where, "--artifacts", str(served.artifacts))
     assert done.code == 0, done.err
-    bundle = Path(done.json()["bundle"])
-    assert bundle != served.bundle
-    assert {p.name for p in bundle.iterdir()} == FILES
-    record = json.loads((bundle / "record.json").read_text())
+    made = Path(done.json()["bundle"])
+    assert made != served.bundle
+    assert {p.name for p in made.iterdir()} == FILES
+    record = bundle.read(made).record
     assert record["verdict"] == "pass"
     assert record["started_to_first_token"] is None, "collect has not seen the start"
 
@@ -247,18 +285,27 @@ def again(served: Served, engine: docker.DockerClient, tmp_path_factory: pytest.
     key = home / "key"
     key.write_text(KEY + "\n")
     key.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / "signer"], check=True)
+    (home / "allowed_signers").write_text(f"ops@example.org {(home / 'signer.pub').read_text()}")
     up = bringup(
-        "up", "--json", *served.where, "--artifacts", "artifacts", "--api-key-file", "key", cwd=home
-    )  # both paths are relative to where the user stands
+        "up", "--json", *served.where, "--artifacts", "artifacts", "--api-key-file", "key", "--sign-key", "signer",
+        cwd=home,
+    )  # fmt: skip # the paths are relative to where the user stands
     return Served(served.port, home / "artifacts", up)
 
 
 def test_second_start_with_a_key_and_warm_caches_passes(again: Served, served: Served, figures: list[str]) -> None:
     assert again.up.code == 0, again.up.err
     assert again.up.json()["verdict"] == "pass"
-    assert {p.name for p in again.bundle.iterdir()} == FILES
+    assert {p.name for p in again.bundle.iterdir()} == FILES | {"SHA256SUMS.sig"}
     for start, record in (("cold", served.up.json()), ("warm", again.up.json())):
         figures.append(f"container start to first token, {start}: {record['started_to_first_token']:.1f} s")
+
+
+def test_the_second_bundle_is_signed(again: Served) -> None:
+    signers = again.artifacts.parent / "allowed_signers"
+    assert bundle.verify(again.bundle, signers).endswith("signed by ops@example.org")
+    assert bundle.read(again.bundle).record["settings"]["sign_key"] == "signer"
 
 
 def test_without_the_key_verify_fails(again: Served) -> None:
@@ -285,14 +332,14 @@ def test_bench_serve_measures_it_by_vllms_own_client_and_with_the_key(again: Ser
     assert done.code == 0, done.err
     made = done.json()
     assert [(r["status"], r["completed"], r["output_tokens"]) for r in made["runs"]] == [("pass", 8, 128)] * 2
-    bundle = Path(made["bundle"])
-    assert subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=bundle, check=False).returncode == 0
+    at = Path(made["bundle"])
+    assert subprocess.run(["sha256sum", "-c", "--strict", "SHA256SUMS"], cwd=at, check=False).returncode == 0
     for run in made["runs"]:
-        raw = json.loads((bundle / f"bench-serve-{run['streams']}.json").read_text())
+        raw = json.loads((at / f"bench-serve-{run['streams']}.json").read_text())
         assert (raw["completed"], raw["num_prompts"], raw["max_concurrency"]) == (8, 8, run["streams"])
         assert all(28 <= n <= 36 for n in raw["input_lens"]), "random tokens, which may be spelt in one more or less"
         assert raw["request_throughput"] == pytest.approx(8 / raw["duration"])
-    assert [p.name for p in bundle.iterdir() if KEY in p.read_text()] == []
+    assert [p.name for p in at.iterdir() if KEY in p.read_text()] == []
     assert KEY not in done.out + done.err
     one, four = made["runs"]
     figures.append(

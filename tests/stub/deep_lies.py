@@ -196,22 +196,22 @@ def _stop(stub: Stub, ask: Ask, reply: Reply) -> None:
 # ---- counters
 
 
-def _metrics(name: str, how: Callable[[Stub, str], str], *probes: str, local: bool = False) -> None:
+def _metrics(name: str, how: Callable[[Stub, str], str], *probes: str) -> None:
     def tell(stub: Stub, ask: Ask, reply: Reply) -> None:
         if ask.path == "/metrics" and reply.status == 200:
             reply.body = how(stub, reply.body.decode()).encode()
 
-    API[name] = Lie(tell, probes, local=local)
+    API[name] = Lie(tell, probes)
 
 
-def _other_process(stub: Stub, template: str) -> str:
+def _other_process(stub: Stub, _honest: str) -> str:
     """Counters that move by themselves, and not by what was sent here."""
     moved = stub.memory["moved"] = stub.memory.get("moved", 0) + 1
     own = dict(zip(counters.NAMES, (0.0, moved, 7.0 * moved, 11.0 * moved), strict=True))
-    return stub.metrics(stub.recorded_metrics(), own) if template else template
+    return stub.metrics(stub.recorded_metrics(), own)
 
 
-def _resets(stub: Stub, _template: str) -> str:
+def _resets(stub: Stub, _honest: str) -> str:
     asked = stub.memory["asked"] = stub.memory.get("asked", 0) + 1
     gone = {name: count % 7 if name != counters.RUNNING else count for name, count in stub.counts.items()}
     return stub.metrics(stub.recorded_metrics(), gone if asked % 8 else dict.fromkeys(counters.NAMES, 0.0))

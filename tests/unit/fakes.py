@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from bringup.catalog import Canary, Model
@@ -99,9 +100,11 @@ class FakeContainer:
     def copy_out(self, _path: str) -> bytes:
         return _give(self.file)
 
-    def logs(self, tail: int | None = None) -> str:
-        text = _give(self.logs_)
-        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:])
+    def logs(self, tail: int | None = None, since: int | None = None) -> str:
+        lines = _give(self.logs_).splitlines(keepends=True)
+        if since is not None:
+            lines = [line for line in lines if datetime.fromisoformat(line.split(" ")[0]).timestamp() >= since]
+        return "".join(lines if tail is None else lines[-tail:])
 
     def inspect(self) -> dict[str, Any]:
         return self.inspected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any, cast
 from bringup import workflow
 from bringup.checks import facts
 from bringup.edge.docker import Engine
+from bringup.ready import Seen
 from bringup.records import CheckRecord, ProbeRecord
 from bringup.settings import Settings
+from bringup.timeline.live import Expected
+from bringup.watch import Watch
 from tests.unit import samples
 
 
@@ -25,6 +29,11 @@ class Silent:
     def step(self, name: str) -> Iterator[Callable[[str], None]]:
         self.said.append(name)
         yield lambda _: None
+
+    @contextmanager
+    def start(self, name: str, _expected: Expected | None) -> Iterator[Seen]:
+        self.said.append(name)
+        yield lambda *_: None
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -40,12 +49,16 @@ class Silent:
 
 
 class FakeEngine:
-    def image(self, _reference: str) -> dict[str, Any]:
+    def clock(self) -> float:
+        return time.time()
+
+    def image(self, _reference: str) -> dict[str, Any] | None:
         return {"Id": "sha256:1"}
+
+    def has_volume(self, _name: str) -> bool:
+        return False
 
 
 def a_run(tmp_path: Path, host: facts.HostFacts = samples.FACTS, **settings: Any) -> workflow.Run:
     made = Settings(model="tiny-qwen2", artifacts=tmp_path, **settings)
-    return workflow.Run(
-        "up", made, samples.plan(), cast("Engine", FakeEngine()), host, cast("workflow.Watch", Silent())
-    )
+    return workflow.Run("up", made, samples.plan(), cast("Engine", FakeEngine()), host, cast("Watch", Silent()))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bringup import artifacts
+from bringup.edge import process
 from bringup.edge.http import NoAnswer
 from bringup.errors import EvidenceMissing, UsageError
 from tests.unit.fakes import FakeContainer, FakeHttp, answer, make_server, plan
@@ -87,6 +88,58 @@ def test_the_work_of_another_run_is_left_alone(tmp_path: Path, monkeypatch: pyte
     (other / "a").write_text("half")
     artifacts.write(tmp_path / "bundle", FILES, [])
     assert (other / "a").read_text() == "half"
+
+
+# ---- signed
+
+
+def signer(monkeypatch: pytest.MonkeyPatch, outcome: process.Outcome) -> list[list[str]]:
+    """Stands for ssh-keygen: it writes a signature if it ends well."""
+    asked: list[list[str]] = []
+
+    def run(argv: list[str], **_: Any) -> process.Outcome:
+        asked.append(argv)
+        if outcome.code == 0:
+            Path(argv[-1] + ".sig").write_text("signed\n")
+        return outcome
+
+    monkeypatch.setattr(process, "run", run)
+    return asked
+
+
+def ended(code: int, tail: str = "") -> process.Outcome:
+    return process.Outcome((), code, "", tail, 0.0)
+
+
+def test_the_sums_are_signed_before_the_bundle_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").touch()
+    asked = signer(monkeypatch, ended(0))
+    bundle = artifacts.write(tmp_path / "out" / "b", FILES, [], tmp_path / "key")
+    ((*fixed, sums),) = asked
+    assert fixed == ["ssh-keygen", "-Y", "sign", "-n", "bringup-bundle", "-f", str(tmp_path / "key")]
+    assert sums.startswith(str(tmp_path / "out" / ".b.")), "still in the hidden directory"
+    assert listing(bundle) == sorted([*FILES, "SHA256SUMS", "SHA256SUMS.sig"])
+    assert "SHA256SUMS" not in (bundle / "SHA256SUMS").read_text()
+
+
+@pytest.mark.parametrize("code", [0, 255])
+def test_no_signature_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    (tmp_path / "key").touch()
+    monkeypatch.setattr(process, "run", lambda *_, **__: ended(code, "No private key found"))
+    with pytest.raises(EvidenceMissing, match="does not sign: No private key found"):
+        artifacts.write(tmp_path / "out" / "b", FILES, [], tmp_path / "key")
+    assert listing(tmp_path / "out") == []
+
+
+def test_a_key_that_cannot_sign_is_usage_and_makes_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").touch()
+    signer(monkeypatch, ended(255, "Permissions 0644 for 'key' are too open.\nNo private key found"))
+    with pytest.raises(UsageError, match="Permissions 0644 for 'key' are too open") as e:
+        artifacts.check_destination(tmp_path / "out", tmp_path / "key")
+    assert "ssh-add" in e.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the destination

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, workflow
+from bringup import artifacts, schema, workflow
 from bringup.benchmark import serve
 from bringup.benchmark.serve import Load, Model
 from bringup.edge.http import NoAnswer
@@ -21,7 +21,7 @@ from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable, Usa
 from bringup.records import Status, Verdict
 from bringup.targets.compose import EngineContainer
 from tests.unit.fakes import FakeContainer, FakeHttp, answer, make_server, state
-from tests.unit.runs import Silent, a_run
+from tests.unit.runs import FakeEngine, Silent, a_run
 
 LOAD = Load(streams=(1, 4), input_tokens=32, output_tokens=16, requests=8, seed=7)
 M = Model("m", "/opt/bringup/models/m", 2048)
@@ -265,9 +265,9 @@ def names(directory: Path) -> set[str]:
     return {p.name for p in directory.iterdir()}
 
 
-class Engine:
-    def image(self, reference: str) -> dict[str, Any] | None:
-        return {"Id": reference} if reference else None
+class Engine(FakeEngine):
+    def image(self, _reference: str) -> dict[str, Any] | None:
+        return {"Id": _reference} if _reference else None
 
 
 def bench(
@@ -287,6 +287,7 @@ def test_every_number_of_streams_is_measured_with_prompts_of_its_own(
     box = Box()
     record, report, bundle, _ = bench(tmp_path, monkeypatch, box)
     assert record.verdict is Verdict.PASS
+    schema.require(json.loads((bundle / "record.json").read_text()))
     assert [(r["streams"], r["status"]) for r in report["runs"]] == [(1, "pass"), (4, "pass")]
     assert [flags(r["argv"])["--seed"] for r in report["runs"]] == ["7", "8"]
     assert {"bench-serve.json", "bench-serve-1.json", "bench-serve-4.json", "record.json"} < names(bundle)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import click
 import pytest
 
-from bringup import artifacts, observe, workflow
+from bringup import artifacts, observe, schema, workflow
 from bringup.benchmark import machine, start
 from bringup.benchmark.start import COLD, MISSED, PRIME, READY, TOKEN, WARM, Asked
 from bringup.commands.bench import Counts
@@ -22,7 +22,7 @@ from bringup.records import ProbeRecord, Status, Verdict
 from bringup.settings import VOLUME
 from tests.unit import samples
 from tests.unit.fakes import FakeContainer, state
-from tests.unit.runs import Silent, a_run
+from tests.unit.runs import FakeEngine, Silent, a_run
 
 # ---- the plan of the starts
 
@@ -135,12 +135,9 @@ class Target:
         self.done.append("empty" if volumes else "down")
 
 
-class Engine:
+class Engine(FakeEngine):
     def __init__(self, found: Any = None) -> None:
         self.found = found
-
-    def image(self, _reference: str) -> dict[str, Any]:
-        return {"Id": "sha256:1"}
 
     def find(self, _project: str, _service: str) -> Any:
         return self.found
@@ -220,6 +217,7 @@ def test_cold_starts_from_nothing_warm_from_what_it_left(tmp_path: Path, fakes: 
     assert report["warm_to_cold"][READY] == 1.5
     assert report["machine"]["cpu"] == "C"
     assert written(tmp_path) == report
+    schema.require(json.loads((bundle / "record.json").read_text()))
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["start-1", "start-2", "start-3", "start-4", "summary"]
 
 

@@ -17,6 +17,7 @@ from bringup import __version__, artifacts, cli, commands, workflow
 from bringup.errors import (
     BringupError,
     BuildFailed,
+    BundleDiffers,
     CheckFailed,
     EvidenceMissing,
     Exit,
@@ -92,7 +93,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 ERRORS = {
     UsageError: 2, CheckFailed: 3, BuildFailed: 4, WeightsDiffer: 5, NeverReady: 6, TargetUnavailable: 8,
-    EvidenceMissing: 9,
+    EvidenceMissing: 9, BundleDiffers: 10,
 }  # fmt: skip
 
 
@@ -128,6 +129,10 @@ def test_up_exits_with_its_verdict(
     assert f"verdict: {verdict}" in err
     assert "evidence: bundle" in err
     assert "container start to first token: 3.0 s" in err
+    seen, out, err = invoke("up", "--quiet")
+    assert (seen, out) == (code, "")
+    evidence, told = err.splitlines()
+    assert (evidence, told.startswith(f"verdict: {verdict} ")) == ("evidence: bundle", True)
     seen, out, _ = invoke("up", "--json")
     assert seen == code
     assert (json.loads(out)["verdict"], json.loads(out)["bundle"]) == (verdict, "bundle")

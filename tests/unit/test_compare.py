@@ -12,7 +12,7 @@ from bringup.comparison.runs import cache_state, from_bundle
 from bringup.comparison.sides import Side, compare
 from bringup.errors import Exit
 from bringup.records import Verdict
-from tests.unit.bundles import Change, probe_says, run, side, slower
+from tests.unit.recorded_bundles import Change, probe_says, run, side, slower
 
 
 def setting(name: str, value: str) -> Change:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.bundles import DATA, probe_says, record, slower, written
+from tests.unit.recorded_bundles import DATA, probe_says, record, slower, written
 from tests.unit.test_cli import Invoke, invoke
 
 __all__ = ["invoke"]

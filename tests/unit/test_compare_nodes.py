@@ -10,7 +10,7 @@ from bringup.comparison import show
 from bringup.comparison.nodes import line_up
 from bringup.comparison.sides import Side
 from bringup.records import Verdict
-from tests.unit.bundles import Change, probe_says, renamed, run, side, slower
+from tests.unit.recorded_bundles import Change, probe_says, renamed, run, side, slower
 
 
 def nodes(count: int = 8, odd: Change = lambda _: None) -> list[Side]:

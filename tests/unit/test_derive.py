@@ -63,6 +63,16 @@ def test_a_container_that_is_gone_leaves_the_samples() -> None:
     assert (made.missing, made.ledger is not None) == ([], True)
 
 
+def test_the_samples_of_the_start_are_kept_with_their_peak() -> None:
+    many = [ledger.Sample(float(n), (n, 1), {7: n, 8: 5}, 900 if n == 444 else n % 10) for n in range(1000)]
+    kept = derive.curve(ledger.Observation(tuple(many), frozenset({7})))
+    assert derive.CURVE / 2 <= len(kept) <= derive.CURVE
+    assert kept[-1] == {"t": 999.0, "card": 1000, "server": 999, "rss": 9}
+    on_cpu = derive.curve(ledger.Observation(tuple(ledger.Sample(s.t, rss=s.rss) for s in many)))
+    assert max(s["rss"] for s in on_cpu) == 900
+    assert (on_cpu[0]["card"], on_cpu[0]["server"]) == (None, None)
+
+
 @pytest.mark.parametrize("output", [(1, "du: no such file"), (0, ""), (0, "many bytes")])
 def test_a_size_that_nobody_can_read_is_none(output: tuple[int, str]) -> None:
     made = derive.derive(evidence(), FakeContainer(rows=ROWS, executed=output))

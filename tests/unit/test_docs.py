@@ -36,3 +36,9 @@ def test_links_within_the_repository_exist(page: Path) -> None:
 def test_every_probe_is_explained() -> None:
     table = README.split("## What `verify` asks")[1].split("## ")[0]
     assert [*PROBES, "evidence"] == re.findall(r"^\| ([a-z]+) \| ", table, re.MULTILINE)[1:]
+
+
+def test_the_clients_page_and_the_clients_tests_are_the_same_list() -> None:
+    page = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "clients.md").read_text("utf-8")))
+    tests = (ROOT / "tests" / "integration" / "test_clients.py").read_text("utf-8")
+    assert page == set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))

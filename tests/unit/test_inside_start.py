@@ -7,11 +7,13 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from bringup import catalog
 from bringup.errors import UsageError, WeightsDiffer
 from bringup.inside import __main__ as entry
 from bringup.inside import guard, start
@@ -19,6 +21,8 @@ from bringup.inside.parts import PARTS, parts
 from bringup.inside.start import Launch
 from bringup.inside.supervise import Child
 from bringup.inside.weights import Baked
+from bringup.plan import make_plan
+from bringup.settings import Settings
 
 LOG = logging.getLogger("test.inside")
 ANYWHERE = "0.0.0.0"  # noqa: S104 - told to the entry point, never bound
@@ -52,6 +56,14 @@ def test_the_command(baked: Baked) -> None:
     assert launch.argv[:3] == (sys.executable, "-m", "bringup.inside.serve")
     assert launch.argv[launch.argv.index("--max-model-len") + 1] == "64"
     assert launch.argv[-4:] == ("--max-num-seqs", "4", "--seed", "1")
+
+
+def test_the_parser_of_the_models_tool_calls_is_the_plans(baked: Baked, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"tiny": replace(catalog.load()["qwen2.5-0.5b-instruct"], name="tiny")}
+    monkeypatch.setattr(catalog, "load", lambda: known)
+    argv = prepare(baked).argv
+    assert argv[3:] == make_plan(Settings(model="tiny"), known["tiny"], ("cpu", "because"), {}).argv
+    assert argv[argv.index("--tool-call-parser") + 1] == "hermes"
 
 
 def test_the_environment_is_passed_on_with_cpu_defaults(baked: Baked) -> None:

@@ -35,6 +35,7 @@ VALUES: dict[str, Any] = {
     "suite": "smoke",
     "request_timeout": 0.5,
     "artifacts": Path("some where"),
+    "sign_key": Path("/etc/bringup/a key"),
     "keep": True,
     "base": "debian:13",
     "find_links": Path("wheels"),

@@ -57,6 +57,14 @@ def test_argv(flavour: str, settings: dict[str, Any], added: list[str]) -> None:
     assert list(plan(flavour, **settings).argv) == BASE + added
 
 
+def test_a_model_that_calls_tools_has_its_parser_and_the_users_wins() -> None:
+    models = catalog.load()
+    own = Settings(vllm_args=("--tool-call-parser", "pythonic"))
+    made = make_plan(own, models["qwen2.5-0.5b-instruct"], ("gpu", "because"), {}).argv
+    assert made[8:] == ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-call-parser", "pythonic")
+    assert [name for name, m in models.items() if m.tools] == ["qwen2.5-1.5b-instruct", "qwen2.5-0.5b-instruct"]
+
+
 def test_argv_with_another_served_name() -> None:
     argv = server_argv(Settings(model="m", served_model_name="other"), "gpu")
     assert argv[argv.index("--served-model-name") + 1] == "other"

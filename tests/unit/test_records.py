@@ -93,6 +93,6 @@ def test_exit_codes_are_those_of_the_documentation() -> None:
     assert [(e.name, int(e)) for e in Exit] == [
         ("PASS", 0), ("BUG", 1), ("USAGE", 2), ("CHECK_FAILED", 3), ("BUILD_FAILED", 4), ("WEIGHTS_DIFFER", 5),
         ("NEVER_READY", 6), ("PROBE_FAILED", 7), ("TARGET_UNAVAILABLE", 8), ("UNKNOWN", 9),
-        ("INTERRUPTED", 130), ("TERMINATED", 143),
+        ("BUNDLE_DIFFERS", 10), ("INTERRUPTED", 130), ("TERMINATED", 143),
     ]  # fmt: skip
     assert len({e.meaning for e in Exit}) == len(Exit)

@@ -46,6 +46,7 @@ OTHER: dict[str, list[Any]] = {
     "suite": ["smoke"],
     "request_timeout": [1.0],
     "artifacts": [Path("/srv/a b")],
+    "sign_key": [Path("/etc/bringup/a key")],
     "keep": [True],
     "base": ["bringup-base:debian12"],
     "find_links": [Path("wheels")],

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, ledger, observe, probes, ready, workflow
+from bringup import artifacts, bundle, ledger, observe, probes, ready, signature, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -45,10 +45,11 @@ def wait(
     container: FakeContainer | None = None,
     timeout: float = 5.0,
     moments: ready.Moments | None = None,
+    seen: ready.Seen | None = None,
 ) -> float:
     server = make_server(http, deadline=1.0)
     made = cast("EngineContainer", container or FakeContainer())
-    return ready.wait_ready(server, made, timeout, lambda _: None, moments or ready.Moments())
+    return ready.wait_ready(server, made, timeout, moments or ready.Moments(), seen)
 
 
 def test_ready_is_the_first_token_and_counts_from_the_containers_start() -> None:
@@ -101,6 +102,52 @@ def test_the_moments_stand_in_their_order() -> None:
     assert seen.asked is None, "that is for who asked to know"
     assert seen.container_started == pytest.approx(1767225600.123456)
     assert before <= seen.first_200 <= seen.first_token
+
+
+class Growing(FakeContainer):
+    """A console that has two more lines at each look; keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int | None] = []
+
+    def logs(self, tail: int | None = None, since: int | None = None) -> str:
+        self.asked.append(since)
+        last = 2 * len(self.asked)
+        self.logs_ = "".join(f"2026-01-01T00:00:{n:02}.000000001Z line {n}\n" for n in range(last))
+        return super().logs(tail, since)
+
+
+def test_each_line_of_the_console_is_read_once() -> None:
+    container = Growing()
+    tail = ready.Tail(container)
+    read = [line for _ in range(4) for line in tail.read().splitlines()]
+    assert [line.rpartition(" ")[2] for line in read] == [str(n) for n in range(8)]
+    assert container.asked == [None, 1767225601, 1767225603, 1767225605], "no look reads the whole again"
+
+
+def test_who_watches_sees_every_line_up_to_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "LOOK", 0.0)
+    told: list[tuple[str, float | None]] = []
+    replies = [answer(b"", status=503), answer(b"", status=503), answer(b"")]
+    http = FakeHttp({**UP, "/health": lambda *_: replies.pop(0)})
+    wait(http, Growing(), seen=lambda text, moments: told.append((text, moments.first_token)))
+    assert [text.count("\n") for text, _ in told] == [2, 2, 2, 2]
+    assert [token is None for _, token in told] == [True, True, True, False]
+
+
+def test_who_watches_sees_the_lines_of_a_death() -> None:
+    told: list[str] = []
+    container = FakeContainer(states=[state("exited", exit_code=1)])
+    with pytest.raises(NeverReady):
+        wait(FakeHttp({}), container, seen=lambda text, _: told.append(text))
+    assert "".join(told).count("\n") == 2
+
+
+def test_nobody_watching_reads_no_console() -> None:
+    container = Growing()
+    wait(FakeHttp(dict(UP)), container)
+    assert container.asked == []
 
 
 def test_a_container_that_never_started_has_no_start() -> None:
@@ -222,6 +269,18 @@ def test_anything_else_is_stopped(bring_up: Go, seen: Status, verdict: Verdict) 
     assert (record.verdict, target.downs) == (verdict, 1)
 
 
+@pytest.mark.parametrize("waiting", [3.0, NeverReady("it died")])
+def test_with_a_key_every_bundle_is_signed(
+    bring_up: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: BaseException | float
+) -> None:
+    """That of a start that failed, too."""
+    signed: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(signature, "sign", lambda at, key: signed.append((at.parent, key)))
+    bring_up(FakeContainer(), waiting=waiting, sign_key=Path("key"))
+    trial, bundle = signed
+    assert (trial[1], bundle) == (Path("key"), (tmp_path, Path("key")))
+
+
 def test_keep_leaves_what_failed(bring_up: Go) -> None:
     assert bring_up(FakeContainer(), Status.FAIL, keep=True)[0].downs == 0
 
@@ -231,6 +290,7 @@ def test_what_ran_before_is_left_and_its_start_was_not_observed(bring_up: Go, st
     before = FakeContainer(states=[state(status)])
     target, record = bring_up(before, Status.FAIL, before=before)
     assert (target.downs, record.started_to_first_token) == (0, None)
+    assert [step.name for step in record.steps if step.name.startswith("wait")] != []
 
 
 def test_what_replaced_a_running_server_is_stopped(bring_up: Go) -> None:
@@ -401,6 +461,19 @@ def test_missing_evidence_makes_a_pass_unknown(bring_up: Go, monkeypatch: pytest
     assert "server.log (gone)" in record.probes[-1].found
 
 
+def test_a_bundle_has_its_page_and_summary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = a_run(tmp_path, ELSEWHERE, api_key="a<key>&more")
+    monkeypatch.setattr(artifacts, "gather", lambda *_: ({"server.log": "Bearer a<key>&more\n"}, ["the rest"]))
+    container = cast("EngineContainer", FakeContainer())
+    _, made = workflow.collect(run, make_server(FakeHttp({})), container, {}, "it died of a<key>&more")
+    page, summary = ((made / name).read_text("utf-8") for name in ("report.html", "summary.md"))
+    assert bundle.read(made).faults == ()
+    assert "it died of [redacted]" in page
+    assert r"it died of \[redacted\]" in summary
+    for text in (page, summary):
+        assert "key&gt;" not in text, "it was taken out before it was escaped"
+
+
 # ---- what stops before anything is started
 
 
@@ -424,6 +497,14 @@ def test_a_bad_destination_stops_before_the_checks(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         workflow.bring_up(run)
     assert run.checks == ()
+
+
+def test_a_key_that_cannot_sign_stops_before_the_checks(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "out", sign_key=tmp_path / "none")
+    with pytest.raises(UsageError, match=r"the key .*none cannot be read"):
+        workflow.bring_up(run)
+    assert run.checks == ()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_host_without_engine_or_driver_can_still_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
