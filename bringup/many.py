@@ -111,9 +111,10 @@ def addresses(urls: Sequence[str], text: str = "") -> tuple[str, ...]:
     return tuple(found)
 
 
-def at_once(jobs: int, nodes: int) -> int:
-    """How many nodes are asked at once: as asked for, no more than there are, and as this process has sockets for."""
-    return max(min(jobs, nodes, descriptors.room(min(jobs, nodes) * SOCKETS) // SOCKETS), 1)
+def at_once(jobs: int, nodes: int, processes: int = 1) -> int:
+    """How many nodes are asked at once: as asked for, no more than there are, and as the processes have sockets for."""
+    each = -(-min(jobs, nodes) // processes)
+    return max(min(jobs, nodes, processes * (descriptors.room(each * SOCKETS) // SOCKETS)), 1)
 
 
 Ask = Callable[[str, Callable[[str], None]], Outcome]
@@ -190,7 +191,7 @@ def _broke(url: str, started: float, why: str) -> Outcome:
     return Outcome(url=url, verdict=Verdict.UNKNOWN, started=started, seconds=seconds, why=why)
 
 
-def processes(nodes: int) -> int:
+def processes_for(nodes: int) -> int:
     """How many there are for so many nodes: one for each `SHARE` of them, and no more than cores."""
     return max(min(children.cores(), nodes // SHARE), 1)
 

@@ -31,7 +31,8 @@ def verify_many(
 
     each = many.addresses(urls, _text(source) if source else "")
     api_key(settings)  # one that cannot be read is told once, and before anyone is asked
-    jobs = many.at_once(jobs or many.JOBS, len(each))
+    processes = many.processes_for(len(each))
+    jobs = many.at_once(jobs or many.JOBS, len(each), processes)
     artifacts.check_destination(settings.artifacts)
     directory = (settings.artifacts / time.strftime("%Y%m%dT%H%M%SZ-verify", time.gmtime())).absolute()
     names = asked or probes.SUITES[settings.suite]
@@ -44,7 +45,7 @@ def verify_many(
             return many.kept(directory, outcome, settings, names)
 
         try:
-            for outcome in many.sweep(each, jobs, ask, nodes.at, many.processes(len(each))):
+            for outcome in many.sweep(each, jobs, ask, nodes.at, processes):
                 found.append(outcome)
                 nodes.done(outcome)
         finally:  # of those that were being written when someone interrupted it

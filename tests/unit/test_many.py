@@ -116,13 +116,14 @@ def test_jobs_are_bounded_by_nodes_and_sockets(monkeypatch: pytest.MonkeyPatch) 
     assert many.at_once(256, 3) == 3
     monkeypatch.setattr(descriptors, "room", lambda wanted: min(wanted, 105))
     assert many.at_once(256, 200) == 10
+    assert many.at_once(256, 200, processes=2) == 20
     monkeypatch.setattr(descriptors, "room", lambda _: 1)
     assert many.at_once(256, 200) == 1
 
 
 def test_a_process_for_sixteen_nodes_and_not_more_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "cores", lambda: 4)
-    assert [many.processes(n) for n in (1, 16, 31, 32, 200)] == [1, 1, 1, 2, 4]
+    assert [many.processes_for(n) for n in (1, 16, 31, 32, 200)] == [1, 1, 1, 2, 4]
 
 
 def test_each_address_has_a_directory_of_its_own() -> None:

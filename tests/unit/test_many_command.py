@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
 
     monkeypatch.setattr(many, "verify", verify)
-    monkeypatch.setattr(many, "processes", lambda _: 1)
+    monkeypatch.setattr(many, "processes_for", lambda _: 1)
     monkeypatch.setattr(workflow, "verify_address", lambda *_: pytest.fail("this is for one address"))
     return seen
 
