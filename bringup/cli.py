@@ -141,7 +141,7 @@ def _conclude(watch: Any, record: Any, bundle: Path) -> int:
 
 
 @command
-@takes(*WHERE, "artifacts", "suite", "request_timeout")
+@takes(*WHERE, "artifacts", "sign_key", "suite", "request_timeout")
 @click.option("--probe", "asked", multiple=True, metavar="NAME", help="Ask only this probe; may be repeated.")
 @click.argument("urls", metavar="[URL]...", nargs=-1)
 @click.option(

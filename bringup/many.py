@@ -233,7 +233,7 @@ def kept(directory: Path, outcome: Outcome, settings: Settings, names: Sequence[
         finished=provenance.iso(outcome.started + outcome.seconds),
         verdict=outcome.verdict,
         plan={
-            "base_url": outcome.url, "model": outcome.model, "probes": list(names),
+            "base_url": outcome.url, "model": outcome.model or "", "probes": list(names),
             "request_timeout": settings.request_timeout,
         },
         host={},
@@ -245,8 +245,9 @@ def kept(directory: Path, outcome: Outcome, settings: Settings, names: Sequence[
     if outcome.sample is not None:
         files[SAMPLE] = outcome.sample
     secrets = [key] if (key := api_key(settings)) else []
+    place = directory / slug(outcome.url)
     try:
-        return replace(outcome, bundle=str(artifacts.write(directory / slug(outcome.url), files, secrets)))
+        return replace(outcome, bundle=str(artifacts.write(place, files, secrets, settings.sign_key)))
     except EvidenceMissing as e:
         verdict = Verdict.UNKNOWN if outcome.verdict is Verdict.PASS else outcome.verdict
         return replace(outcome, verdict=verdict, why=outcome.why or e.message)

@@ -33,7 +33,7 @@ def verify_many(
     api_key(settings)  # one that cannot be read is told once, and before anyone is asked
     processes = many.processes_for(len(each))
     jobs = many.at_once(jobs or many.JOBS, len(each), processes)
-    artifacts.check_destination(settings.artifacts)
+    artifacts.check_destination(settings.artifacts, settings.sign_key)
     directory = (settings.artifacts / time.strftime("%Y%m%dT%H%M%SZ-verify", time.gmtime())).absolute()
     names = asked or probes.SUITES[settings.suite]
     found: list[many.Outcome] = []
