@@ -69,7 +69,7 @@ def _told(made: dict[str, Any], stages: list[dict[str, Any]], whole: float) -> s
     share = number(made.get("coverage"))
     said = f"{seconds(whole)} from the first to the last moment that was seen"
     if made.get("finished"):
-        said = f"{seconds(whole)} until the server was up and answered"
+        said = f"{seconds(whole)} until the server was up"
     said += f", {share:.0%} of it in named stages." if share is not None else "."
     if not made.get("finished"):
         said += " The server was not seen to come up."
