@@ -69,7 +69,10 @@ def answers() -> Iterator[None]:
         yield
     except docker.errors.APIError as e:
         if e.is_client_error():  # it did answer: the container is gone, paused, not running
-            raise EvidenceMissing(f"the Docker Engine refused: {e.explanation or reason(e)}") from e
+            why = e.explanation or reason(e)
+            if "marked for removal" in why:  # somebody removes it at this moment
+                raise EvidenceMissing(f"the container is gone: {why}", hint="run `bringup up`") from e
+            raise EvidenceMissing(f"the Docker Engine refused: {why}") from e
         raise TargetUnavailable(f"the Docker Engine failed: {reason(e)}", hint=_hint(e)) from e
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
         raise TargetUnavailable(f"the Docker Engine does not answer: {reason(e)}", hint=_hint(e)) from e
@@ -142,7 +145,7 @@ class Engine:
             TargetUnavailable: no engine answers; ValueError: it tells no time.
         """
         client = self.client
-        with _answers():
+        with answers():
             told = str(client.info().get("SystemTime") or "")
         return datetime.fromisoformat(told).timestamp()
 

@@ -264,3 +264,19 @@ def test_an_unusable_key_is_found_before_anything_is_started(command: str, tmp_p
     ]
     assert "start the container" not in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_who_signed_and_refuses_what_was_changed(tmp_path: Path, key: Path, allowed: Path) -> None:
+    record = (ROOT / "tests/data/records/v1-up.json").read_text("utf-8")
+    made = artifacts.write(tmp_path / "b", {"record.json": record, "server.log": "hello\n"}, [], key)
+    asked = ("report", str(made), "--verify", "--allowed-signers", str(allowed))
+    done = bringup(*asked)
+    assert done.code == 0, done.err
+    assert f"signed by {NAME}" in done.out + done.err
+    (made / "server.log").write_text("hullo\n")
+    done = bringup(*asked)
+    assert done.code == 10, done.err
+    assert "server.log differs from its sum" in done.err
+    (made / "server.log").write_text("hello\n")
+    (made / "SHA256SUMS.sig").unlink()
+    assert bringup(*asked).code == 9

@@ -21,6 +21,7 @@ from bringup.ledger import Observation, Sample
 from bringup.plan import make_plan
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict
 from bringup.settings import Settings
+from bringup.watch import Watch
 from tests.unit import samples
 from tests.unit.fakes import FakeContainer, FakeHttp, make_server, state
 from tests.unit.runs import FakeEngine, Silent
@@ -95,7 +96,7 @@ def a_record(host: facts.HostFacts, container: FakeContainer | None = None, erro
     """What a run writes, with the derived parts of a real one."""
     settings = Settings(model="tiny-qwen2")
     plan = make_plan(settings, catalog.load()["tiny-qwen2"], ("cpu", "test"), {"model": "flag"})
-    run = workflow.Run("up", settings, plan, cast("Engine", FakeEngine()), host, cast("workflow.Watch", Silent()))
+    run = workflow.Run("up", settings, plan, cast("Engine", FakeEngine()), host, cast("Watch", Silent()))
     curve = derive.curve(Observation((Sample(1.0, (2,), {3: 4}, 5),), frozenset({3})))
     run.derived.timeline, run.derived.caches = UP["timeline"], UP["caches"]
     run.derived.ledger = UP["ledger"] | {"samples": curve}
@@ -299,7 +300,7 @@ def test_no_secret_of_arguments_or_variables_is_in_a_bundle(tmp_path: Path) -> N
     )  # fmt: skip
     run = workflow.Run(
         "up", settings, samples.plan(vllm_args=words), cast("Engine", FakeEngine()),
-        dataclasses.replace(samples.FACTS, local=False), cast("workflow.Watch", Silent()),
+        dataclasses.replace(samples.FACTS, local=False), cast("Watch", Silent()),
     )  # fmt: skip
     assert CANARIES[1] in run.plan.argv, "the arguments do go to the server"
     _, made = workflow.collect(run, make_server(FakeHttp({}), container=container), cast("Any", container), {})

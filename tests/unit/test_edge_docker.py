@@ -1,0 +1,31 @@
+"""What the engine's refusals become."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import requests
+from docker.errors import APIError
+
+from bringup.edge.docker import answers
+from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable
+
+
+def refusal(status: int, explanation: str) -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError("refused", cast("Any", response), explanation)
+
+
+@pytest.mark.parametrize(
+    ("status", "explanation", "kind", "said"),
+    [
+        (409, "can not get logs from container which is dead or marked for removal", EvidenceMissing, "is gone"),
+        (409, "container 1234 is not running", EvidenceMissing, "refused: container 1234 is not running"),
+        (500, "no space left on device", TargetUnavailable, "failed"),
+    ],
+)
+def test_a_refusal_is_told_from_a_failure(status: int, explanation: str, kind: type[BringupError], said: str) -> None:
+    with pytest.raises(kind, match=said), answers():
+        raise refusal(status, explanation)
