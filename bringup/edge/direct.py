@@ -1,7 +1,7 @@
 """Plain HTTP to a server without a proxy between: the door for many requests to many servers.
 
-`requests` costs more than twice the CPU for one request (benchmarks/many.py), and with hundreds of servers asked at once
-the asking is what takes the time. It stays the door for HTTPS and for proxies.
+`requests` costs more than twice the CPU for one request (benchmarks/many.py), and with hundreds of servers
+asked at once the asking is what takes the time. It stays the door for HTTPS and for proxies.
 """
 
 from __future__ import annotations
