@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bringup.edge.http import Http
+
+REQUESTS = 500
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -73,6 +76,18 @@ def verify(urls: Sequence[str], suite: str, pid: int) -> Sample:
     return Sample(len(urls), wall, usage.ru_utime + usage.ru_stime, cpu_of(pid) - before)
 
 
+def doors(url: str) -> None:
+    """CPU of one request by the two ways that bringup.edge.http has, to one server of the farm."""
+    for name, direct in (("requests", False), ("http.client", True)):
+        http = Http(url)
+        http._direct = direct
+        http.get("/health", 10)
+        began = time.process_time()
+        for _ in range(REQUESTS):
+            http.get("/health", 10)
+        print(f"{name}: {1000 * (time.process_time() - began) / REQUESTS:.2f} ms of CPU a request", flush=True)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,6 +99,7 @@ def main() -> None:
     asked = parser.parse_args()
     samples: list[Sample] = []
     with farm(asked.nodes, asked.token) as (pid, urls):
+        doors(urls[0])
         for number in range(asked.rounds):
             for some in (urls[number : number + 1], urls):
                 samples.append(verify(some, asked.suite, pid))

@@ -131,7 +131,7 @@ def _facts(record: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
         (_dict(p.get("data")).get("said") for p in _named(record.get("probes")) if p["name"] == "version"), None
     )
     if said:
-        yield ("vLLM", "version"), str(said)
+        yield ("vLLM", "vLLM version"), str(said)
     for name in ("flavour", "weights", "gpus", "image", "compose_files"):
         if plan.get(name):
             yield ("settings", name), _text(plan[name])

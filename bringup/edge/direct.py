@@ -1,6 +1,6 @@
 """Plain HTTP to a server without a proxy between: the door for many requests to many servers.
 
-`requests` costs three times the CPU for one request (measured: 1.1 ms beside 0.33 ms), and with hundreds of servers
+`requests` costs more than twice the CPU for one request (benchmarks/many.py), and with hundreds of servers
 asked at once the asking is what takes the time. It stays the door for HTTPS and for proxies.
 """
 

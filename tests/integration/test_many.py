@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from bringup import bundle
+from bringup import bundle, many
 from bringup.artifacts import SAMPLE_PROMPT
+from bringup.records import Verdict
 from tests.integration.support import Child, Result, bringup, free_port
 from tests.stub.deep_lies import LIARS
 from tests.stub.recording import Ask, Exchange
@@ -121,3 +123,20 @@ def test_interrupted_it_ends_at_once_and_leaves_no_half_bundle(tmp_path: Path) -
     assert len(left) == 1
     record = json.loads(next((tmp_path / "a").glob("*/*/record.json")).read_text())
     assert record["verdict"] == "pass"
+
+
+def test_a_process_that_dies_takes_only_its_own_nodes_with_it() -> None:
+    told: list[tuple[str, str]] = []
+
+    def ask(url: str, on_probe: Callable[[str], None]) -> many.Outcome:
+        on_probe("ready")
+        if url == "deadly":
+            os._exit(9)
+        return many.Outcome(url=url, verdict=Verdict.PASS, started=0.0, seconds=0.0)
+
+    urls = ["deadly", "other share", "same share", "other share too"]  # dealt out in turns, one at a time
+    found = {o.url: o for o in many.sweep(urls, 2, ask, lambda *what: told.append(what), processes=2)}
+    assert found.keys() == set(urls)
+    assert {url for url, o in found.items() if o.verdict is Verdict.PASS} == {"other share", "other share too"}
+    assert found["deadly"].why == found["same share"].why == "the process that asked it died"
+    assert ("deadly", "ready") in told

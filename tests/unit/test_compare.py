@@ -157,7 +157,7 @@ def test_what_a_run_was_made_of() -> None:
         ("image", "id"): "sha256:2", ("image", "wheels lock (sha256)"): "ff", ("weights", "weights digest"): "ee",
         ("weights", "repository"): "some/model", ("weights", "commit"): "ab" * 20,
         ("weights", "digest of the pinned files"): "ee",
-        ("host", "GPUs"): "2 x NVIDIA H100", ("host", "GPU driver"): "580.95.05", ("vLLM", "version"): "0.33.0",
+        ("host", "GPUs"): "2 x NVIDIA H100", ("host", "GPU driver"): "580.95.05", ("vLLM", "vLLM version"): "0.33.0",
         ("settings", "--max-num-seqs"): "64", ("settings", "--enforce-eager"): "set",
     }  # fmt: skip
     assert all(d.base for d in made.facts)
