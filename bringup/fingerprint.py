@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LEAST = 8  # values in common; fewer say nothing
-MEAN, LARGEST = 0.1, 1.0  # natural logarithms; within both it is the same model
+MEAN, LARGEST = 0.05, 0.5  # natural logarithms; within both it is the same model
 OTHER = 0.3  # a mean difference from here on is no matter of rounding
 
 

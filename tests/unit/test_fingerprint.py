@@ -29,7 +29,8 @@ def other_token(at: int) -> tuple[str, ...]:
     ("other", "verdict", "compared"),
     [
         (KNOWN, "same", 58),
-        (moved(0.1), "same", 58),
+        (moved(0.049), "same", 58),
+        (moved(0.051), "unknown", 58),
         (moved(0.2), "unknown", 58),
         (moved(0.31), "differs", 58),
         # Where a greedy answer takes another way, what lies before is compared.

@@ -39,6 +39,7 @@ def test_no_question_can_be_answered_by_what_answers_another_or_by_repeating_it(
     assert len({q.ask for q in ASKED}) == len(ASKED)
     for text in said:
         assert sum(q.right(text) for q in ASKED) == 1, text
+    assert min(len(word) for q in ASKED for word in q.words) >= 3, "a letter stands in any garbage"
     for question in ASKED:
         assert question.ask.startswith("Repeat") or not question.right(question.ask), question.ask
 
