@@ -118,7 +118,7 @@ def test_a_pipe_gets_one_line_for_each_stage(piped: Result, place: Place) -> Non
     assert len(alive) <= piped.seconds / START_HEARTBEAT, "no line a second"
     (bundle,) = place.artifacts.iterdir()
     path = {s["name"] for s in json.loads((bundle / "timeline.json").read_text())["stages"] if s["path"]}
-    assert {FIRST, "model load", "memory profiling", LAST} <= path & set(told), "the words are the timeline's"
+    assert {FIRST, "executor and worker", "model load", LAST} <= path & set(told), "the words are the timeline's"
 
 
 def test_quiet_says_where_the_evidence_is_and_the_verdict(piped: Result, place: Place) -> None:
