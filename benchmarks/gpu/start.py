@@ -110,6 +110,7 @@ def logging_config(file: Path) -> dict[str, Any]:
         "loggers": {
             "vllm": {"handlers": ["console", "jsonl"], "level": "INFO", "propagate": False},
             "uvicorn.error": {"handlers": ["console", "jsonl"], "level": "INFO", "propagate": False},
+            "uvicorn.access": {"handlers": ["console"], "level": "INFO", "propagate": False},  # as without this file
         },
     }
 
