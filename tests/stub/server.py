@@ -45,7 +45,6 @@ class Reply:
     cut: bool = False
     hold: bool = False
     deaf: bool = False
-    uncounted: bool = False
 
     @property
     def json(self) -> Any:
@@ -96,7 +95,6 @@ class Stub:
         self.lock = threading.Lock()
         self.counts = dict.fromkeys(counters.NAMES, 0.0)
         self.made = 0  # answers so far
-        self.asks: list[Ask] = []
         self.memory: dict[str, Any] = {}  # what a lie wants to remember
         self.over = threading.Event()
 
@@ -136,7 +134,6 @@ class Stub:
         with self.lock:
             self.made += 1
             number = self.made
-            self.asks.append(ask)
         reply = self.honest(ask, number)
         for lie in self.lies:
             lie(self, ask, reply)
@@ -224,7 +221,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.stub.count(running=-1)
 
     def _send(self, reply: Reply, counted: tuple[int, int]) -> None:
-        prompt, made = (0, 0) if reply.uncounted else counted
+        prompt, made = counted
         self.stub.count(prompt=prompt)
         if reply.events is not None:
             self._stream(reply, made)
