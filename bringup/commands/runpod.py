@@ -110,7 +110,9 @@ def runpod() -> None:
     help="RunPod's id of a GPU type; may be repeated: the next one is asked for where one is refused.",
 )  # fmt: skip
 @click.option("--gpu-count", "count", type=click.IntRange(1, 16), default=1, show_default=True)
-@click.option("--cloud", type=click.Choice(bodies.CLOUDS, case_sensitive=False), default="SECURE", show_default=True)
+@click.option(
+    "--cloud", "tier", type=click.Choice(bodies.CLOUDS, case_sensitive=False), default="SECURE", show_default=True
+)
 @click.option("--data-center", "centers", multiple=True, metavar="ID", help="May be repeated.")
 @click.option("--max-price", "price", type=click.FloatRange(0, min_open=True), metavar="USD",
               help="The most that the whole pod may cost an hour.")  # fmt: skip
@@ -142,7 +144,7 @@ def up(
     now = time.time()
     wish = bodies.Wish(
         name=f"{bodies.PREFIX}{time.strftime('%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(4)}",
-        gpu_types=gpu_types, cloud=given.pop("cloud").upper(), data_centers=given.pop("centers"),
+        gpu_types=gpu_types, cloud=given.pop("tier").upper(), data_centers=given.pop("centers"),
         image_bytes=given.pop("image_size"), expires=None if forever else now + live, **given,
     )  # fmt: skip
     plan = _plan(settings, sources, wish.template)
@@ -156,13 +158,13 @@ def up(
         cloud=api, state=state, plan=plan, wish=wish, settings=settings, watch=watch, owned=owned,
         leave=not remove, poll=poll, proxy=proxy or life.PROXY,
     )  # fmt: skip
-    outcome = life.bring_up(run)
+    outcome, runs = life.bring_up(run)
     watch.probes(outcome.records)
     watch.tell(f"evidence: {outcome.bundle}")
-    if run.leave or settings.keep:
+    if runs:
         watch.tell(f"endpoint: {outcome.url}/v1   its key: {owned.key_file}")
     watch.tell(f"verdict: {outcome.verdict}")
-    watch.result(outcome.to_dict() | {"pod": run.facts, "key_file": owned.key_file})
+    watch.result(outcome.to_dict() | {"pod": run.facts, "left": runs, "key_file": owned.key_file if runs else None})
     return exit_for(outcome.verdict)
 
 

@@ -52,8 +52,11 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def bring_up(run: Run) -> many.Outcome:
+def bring_up(run: Run) -> tuple[many.Outcome, bool]:
     """Create, wait for the first token, verify, write the bundle; then leave the pod or remove it.
+
+    Returns:
+        What it came to, and whether the pod goes on running.
 
     Raises:
         ApiError: RunPod refused, or nobody knows what it did.
@@ -72,12 +75,13 @@ def bring_up(run: Run) -> many.Outcome:
         _unless_kept(run)
         raise
     if outcome.verdict is not Verdict.PASS:
-        _unless_kept(run)
-    elif run.leave:
+        return outcome, not _unless_kept(run)
+    if run.leave:
         run.watch.say(f"the pod {run.owned.id} goes on running and costs money: `{run.owned.remove}` removes it")
-    elif not give_back(run):
+        return outcome, True
+    if not give_back(run):
         raise TargetUnavailable(f"the pod {run.owned.id} passed, but is not gone", hint=run.owned.remove)
-    return outcome
+    return outcome, False
 
 
 def _choices(run: Run) -> list[bodies.Choice]:
@@ -210,13 +214,12 @@ def _logs(run: Run) -> str:
     return redact(run.cloud.logs(run.owned.id or "", LAST_LINES, LOG_SECONDS), secrets)
 
 
-def _unless_kept(run: Run) -> None:
-    if not run.settings.keep:
-        give_back(run)
-    elif run.sent:
-        run.watch.say(f"the pod is kept and costs money: `{run.owned.remove}` removes it")
-    else:
-        run.state.drop(run.owned)
+def _unless_kept(run: Run) -> bool:
+    """Remove the pod of a run that failed, unless it is to be looked into; whether it is gone."""
+    if not (run.settings.keep and run.sent):
+        return give_back(run)
+    run.watch.say(f"the pod is kept and costs money: `{run.owned.remove}` removes it")
+    return False
 
 
 def give_back(run: Run) -> bool:
