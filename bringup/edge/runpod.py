@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -119,10 +120,15 @@ class RunPod:
                 wait = 1.0 if e.after is None else min(e.after, WAIT)
                 if e.settled and (e.status != 429 or time.monotonic() + wait >= deadline):
                     raise
-                if found := self._looked_for(body["name"], (wait,) if e.settled else LOOKS):
+                if found := self._looked_for(body["name"], (wait,) if e.settled else self.patient(LOOKS)):
                     return found
                 if not e.settled:
                     raise
+
+    def patient(self, pauses: tuple[float, ...]) -> tuple[float, ...]:
+        """Those of several pauses, in seconds, that there is patience for; one at least."""
+        ends = itertools.accumulate(pauses)
+        return pauses[:1] + tuple(p for p, end in zip(pauses, ends, strict=True) if end <= self._patience)[1:]
 
     def _looked_for(self, name: str, pauses: tuple[float, ...]) -> dict[str, Any] | None:
         for pause in pauses:

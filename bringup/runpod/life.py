@@ -248,7 +248,7 @@ def remove(cloud: RunPod, state: State, owned: Owned, watch: Watch) -> bool:
     try:
         for pod_id in known:
             cloud.delete_pod(pod_id)
-        for pause in LOOKS:
+        for pause in cloud.patient(LOOKS):
             time.sleep(pause)
             found = {str(p["id"]) for p in cloud.named(owned.name)}
             if known and not found:

@@ -45,6 +45,10 @@ class FakeRunPod:
         """Set a rule: see `tests.runpod.server.FAULTS`."""
         self._control("fault", kind=kind, method=method, path=path, times=times, given=given)
 
+    def mend(self) -> None:
+        """No faults any more."""
+        self._control("mend")
+
     def manner(self, **given: Any) -> None:
         """How pods created from now on behave: see `tests.runpod.server.Manner`."""
         self._control("manner", **given)

@@ -266,6 +266,8 @@ class Api(Handler):
 def _control(action: str, given: dict[str, Any]) -> Any:
     if action == "clear":
         ACCOUNT.clear()
+    elif action == "mend":
+        ACCOUNT.rules = []
     elif action == "fault":
         assert given["kind"] in FAULTS, given
         ACCOUNT.rules.append(given)
