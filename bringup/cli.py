@@ -26,6 +26,7 @@ from bringup.commands import (
     lock,
     models,
     report,
+    runpod,
     standard,
     timeline,
     weights,
@@ -282,7 +283,7 @@ def completion(shell: str) -> int:
 
 PARTS = (
     models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor, report.report,
-    compare.compare,
+    compare.compare, runpod.runpod,
 )  # fmt: skip
 for part in PARTS:
     cli.add_command(part)
