@@ -179,7 +179,14 @@ class Settings:
         metavar="ADDRESS", server=True,
     )  # fmt: skip
     api_key_file: Path | None = _option(
-        None, "File with the API key that the server demands and the probes send.", Path, "FILE", server=True
+        None,
+        "File with the API keys that the server takes, one a line; the probes send the first.",
+        Path,
+        "FILE",
+        server=True,
+    )
+    max_body: int = _option(
+        64, "Largest body of a request to the server, in MiB.", between(1, 4096, int), "MIB", server=True
     )
     api_key: str | None = _option(None, "The API key itself, for `verify URL`.", hidden=True)
     port: int = _option(8000, "Host port.", between(1, 65535, int), "PORT")

@@ -1,4 +1,4 @@
-"""The Hub token: from the file before the variable, one word, never shown."""
+"""API keys and Hub token: from the file before the variable, each one word, never shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bringup.errors import Exit, UsageError
-from bringup.key import hub_token
+from bringup.key import api_key, hub_token, secrets
 from bringup.settings import Settings
 
 
@@ -40,3 +40,14 @@ def test_a_variable_that_cannot_be_sent_is_usage_and_is_not_shown() -> None:
 def test_a_token_file_that_is_not_there_is_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         hub_token(Settings(hf_token_file=tmp_path / "none", hf_token="other"))
+
+
+def test_of_several_keys_the_first_is_sent_and_none_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("\nkey-one \nkey-two\n")
+    settings = Settings(api_key_file=file, hf_token="hf_abc")
+    assert api_key(settings) == "key-one"
+    assert secrets(settings) == ["key-one", "key-two", "hf_abc"]
+    file.write_text("key-one\nkey two\n")
+    with pytest.raises(UsageError, match="one word"):
+        api_key(settings)
