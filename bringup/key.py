@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets as random
+from collections.abc import Mapping
 from pathlib import Path
 
 from bringup.errors import UsageError
@@ -29,6 +32,35 @@ def _api_keys(settings: Settings) -> list[str]:
     return [
         _one_word(line.strip(), f"the API key file {settings.api_key_file}", _MAKE) for line in lines if line.strip()
     ]
+
+
+def own_file(project: str, environ: Mapping[str, str]) -> Path:
+    """Where the key lies that `up` makes for a project: with this user's state, beside no checkout and in no bundle."""
+    state = Path(environ.get("XDG_STATE_HOME", ""))
+    base = state if state.is_absolute() else Path.home() / ".local" / "state"
+    return base / "bringup" / f"{project}.key"
+
+
+def make_key(file: Path) -> bool:
+    """Write a new key, which only this user can read; False if there was one, which stays.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    part = file.with_name(f".{file.name}.{random.token_hex(4)}")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(part, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as f:
+            f.write(f"{random.token_urlsafe(32)}\n")
+        try:
+            os.link(part, file)  # whole, or not at all, and never over another one
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink()
+    except OSError as e:
+        raise UsageError(f"the API key file {file} cannot be made: {e}", hint="give --api-key-file FILE") from e
+    return True
 
 
 def hub_token(settings: Settings) -> str | None:

@@ -175,7 +175,8 @@ class Settings:
         "or in a directory of this host.", weights_place, "WHERE", server=True,
     )  # fmt: skip
     bind: str = _option(
-        "127.0.0.1", "Host address the port is published on; anything but loopback needs an API key.",
+        "127.0.0.1", "Host address the port is published on; anything but loopback needs an API key, which `up` makes "
+        "if there is none.",
         metavar="ADDRESS", server=True,
     )  # fmt: skip
     api_key_file: Path | None = _option(

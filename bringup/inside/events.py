@@ -22,6 +22,7 @@ REDACTED = "[redacted]"
 
 # vLLM's own format (vllm/logger.py of the locked version), so that the console reads as if nothing was configured.
 _VLLM_FORMAT = "(%(vllm_process_name)s pid=%(process)d) %(levelname)s %(asctime)s [%(fileinfo)s:%(lineno)d] %(message)s"
+GATE_FORMAT = "gate: %(asctime)s %(message)s"
 # Torch tells at INFO whether its cache of compiled graphs was hit; nobody else does where vLLM's own cache is not used.
 _TORCH_CACHES = ("torch._inductor.codecache", "torch._functorch._aot_autograd.autograd_cache")
 
@@ -120,7 +121,7 @@ def logging_config(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
                 "log_level": level,
             },
             "default": {"()": "uvicorn.logging.DefaultFormatter", "fmt": "%(levelprefix)s %(message)s"},
-            "gate": {"format": "gate: %(asctime)s %(message)s"},
+            "gate": {"format": GATE_FORMAT},
         },
         "handlers": {
             "vllm": {"class": "logging.StreamHandler", "formatter": "vllm", "level": level, "stream": stream},
