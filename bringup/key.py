@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets as random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,14 +18,50 @@ _COPY = "copy the token from the Hub's settings page, on one line"
 
 
 def api_key(settings: Settings) -> str | None:
-    """The key of the server, from its file or the environment.
+    """The key of the server, the first of its file, or that of the environment.
 
     Raises:
         UsageError: the file cannot be read or is empty, or the key cannot be sent in a header; it is never shown.
     """
+    return next(iter(_api_keys(settings)), None)
+
+
+def _api_keys(settings: Settings) -> list[str]:
     if settings.api_key_file is None:
-        return _one_word(settings.api_key, "the variable BRINGUP_API_KEY", _MAKE) if settings.api_key else None
-    return _of_file(settings.api_key_file, "API key", _MAKE)
+        return [_one_word(settings.api_key, "the variable BRINGUP_API_KEY", _MAKE)] if settings.api_key else []
+    lines = _text_of(settings.api_key_file, "API key").splitlines()
+    return [
+        _one_word(line.strip(), f"the API key file {settings.api_key_file}", _MAKE) for line in lines if line.strip()
+    ]
+
+
+def own_file(project: str, environ: Mapping[str, str]) -> Path:
+    """Where the key lies that `up` makes for a project: with this user's state, beside no checkout and in no bundle."""
+    state = Path(environ.get("XDG_STATE_HOME", ""))
+    base = state if state.is_absolute() else Path.home() / ".local" / "state"
+    return base / "bringup" / f"{project}.key"
+
+
+def make_key(file: Path) -> bool:
+    """Write a new key, which only this user can read; False if there was one, which stays.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    part = file.with_name(f".{file.name}.{random.token_hex(4)}")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(part, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as f:
+            f.write(f"{random.token_urlsafe(32)}\n")
+        try:
+            os.link(part, file)  # whole, or not at all, and never over another one
+        except FileExistsError:
+            return False
+        finally:
+            part.unlink()
+    except OSError as e:
+        raise UsageError(f"the API key file {file} cannot be made: {e}", hint="give --api-key-file FILE") from e
+    return True
 
 
 def hub_token(settings: Settings) -> str | None:
@@ -54,25 +92,29 @@ def runpod_key(path: Path | None, environ: Mapping[str, str]) -> str:
 
 
 def secrets(settings: Settings) -> list[str]:
-    """All that must not be shown: both, and what stands among the arguments for vLLM although it should not.
+    """All that must not be shown: keys, token, and what stands among the arguments for vLLM although it should not.
 
     Raises:
         UsageError: as for `api_key`.
     """
-    known = [key] if (key := api_key(settings)) else []
+    known = _api_keys(settings)
     with contextlib.suppress(UsageError):  # a token that nobody could read is in no text either
         known += [token] if (token := hub_token(settings)) else []
     return known + secret_arguments(settings.vllm_args)
 
 
 def _of_file(path: Path, what: str, hint: str) -> str:
+    return _one_word(_text_of(path, what), f"the {what} file {path}", hint)
+
+
+def _text_of(path: Path, what: str) -> str:
     try:
         word = path.read_text("utf-8").strip()
     except (OSError, ValueError) as e:
         raise UsageError(f"the {what} file {path} cannot be read: {e}") from e
     if not word:
         raise UsageError(f"the {what} file {path} is empty", hint=f"put the {what} on its first line")
-    return _one_word(word, f"the {what} file {path}", hint)
+    return word
 
 
 def _one_word(word: str, place: str, hint: str) -> str:

@@ -150,7 +150,7 @@ def make_plan(
     if not is_loopback(settings.bind) and settings.api_key_file is None:
         raise UsageError(
             f"--bind {settings.bind} is not loopback and no API key is set: a public endpoint needs one",
-            hint="give --api-key-file FILE, or publish on 127.0.0.1 and use an SSH tunnel",
+            hint="give --api-key-file FILE, or publish on 127.0.0.1 and use an SSH tunnel; `bringup up` makes a key",
         )
     if settings.gpus and name != "gpu":
         raise UsageError(

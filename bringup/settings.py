@@ -175,11 +175,19 @@ class Settings:
         "or in a directory of this host.", weights_place, "WHERE", server=True,
     )  # fmt: skip
     bind: str = _option(
-        "127.0.0.1", "Host address the port is published on; anything but loopback needs an API key.",
+        "127.0.0.1", "Host address the port is published on; anything but loopback needs an API key, which `up` makes "
+        "if there is none.",
         metavar="ADDRESS", server=True,
     )  # fmt: skip
     api_key_file: Path | None = _option(
-        None, "File with the API key that the server demands and the probes send.", Path, "FILE", server=True
+        None,
+        "File with the API keys that the server takes, one a line; the probes send the first.",
+        Path,
+        "FILE",
+        server=True,
+    )
+    max_body: int = _option(
+        64, "Largest body of a request to the server, in MiB.", between(1, 4096, int), "MIB", server=True
     )
     api_key: str | None = _option(None, "The API key itself, for `verify URL`.", hidden=True)
     port: int = _option(8000, "Host port.", between(1, 65535, int), "PORT")

@@ -6,6 +6,7 @@ It prints nothing: it reports through the `Watch` that the command line hands it
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -31,9 +32,9 @@ from bringup.edge import gpu, host
 from bringup.edge.docker import START_ENGINE, Engine
 from bringup.edge.http import Http
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
-from bringup.key import api_key, secrets
+from bringup.key import api_key, make_key, own_file, secrets
 from bringup.ledger import Observation
-from bringup.plan import Plan, expect_remote, make_plan, require_fetchable
+from bringup.plan import Plan, expect_remote, is_loopback, make_plan, require_fetchable
 from bringup.probes import answers
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
@@ -104,6 +105,7 @@ class Run:
 
 def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> Run:
     """Look at the host, choose the flavour, freeze the plan."""
+    settings, sources = keyed(command, settings, sources, watch)
     engine = Engine()
     seen = facts.gather_engine_gpu(engine)
     flavour = facts.choose_flavour(settings.flavour, *seen)
@@ -114,6 +116,19 @@ def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Wa
         require_fetchable(settings, model)
     plan = make_plan(settings, model, flavour, sources, cdi=facts.needs_cdi(seen[0]))
     return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
+
+
+def keyed(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> tuple[Settings, dict[str, str]]:
+    """A public server without a key gets one of its own: `up` makes it, and every command of the project uses it."""
+    if settings.api_key_file or is_loopback(settings.bind):
+        return settings, sources
+    file = own_file(settings.project, os.environ)
+    if command == "up":
+        made = make_key(file)
+        watch.say(f"API key: {'made' if made else 'the one'} in {file}, because {settings.bind} is not loopback")
+    elif command not in ("plan", "doctor") and not file.exists():
+        return settings, sources  # the plan says what is missing
+    return dataclasses.replace(settings, api_key_file=file), sources | {"api_key_file": "generated"}
 
 
 def examine(run: Run) -> tuple[CheckRecord, ...]:

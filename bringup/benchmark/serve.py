@@ -38,7 +38,7 @@ except OSError as e:
     sys.exit(f"{mark} cannot be written: {e.strerror}")
 signal.alarm(int(limit))
 file = os.environ.get("BRINGUP_API_KEY_FILE")
-key = (Path(file).read_text().strip() if file else "") or os.environ.get("VLLM_API_KEY", "")
+key = (Path(file).read_text().strip() if file else "").partition("\\n")[0].strip() or os.environ.get("VLLM_API_KEY", "")
 if key:
     os.environ["OPENAI_API_KEY"] = key
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"

@@ -15,6 +15,7 @@ WHERE = ("project", "flavour", "model", "weights", "image", "bind", "port", "api
 FETCH = ("hf_endpoint", "hf_token_file", "hf_token", "transfer")
 SERVE = (
     *WHERE, *FETCH, "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "gpus",
+    "max_body",
     "stall_timeout", "fetch_timeout", "timeout", "vllm_args",
 )  # fmt: skip
 BUILD = ("base", "find_links", "ca_file")

@@ -22,9 +22,9 @@ REDACTED = "[redacted]"
 
 # vLLM's own format (vllm/logger.py of the locked version), so that the console reads as if nothing was configured.
 _VLLM_FORMAT = "(%(vllm_process_name)s pid=%(process)d) %(levelname)s %(asctime)s [%(fileinfo)s:%(lineno)d] %(message)s"
+GATE_FORMAT = "gate: %(asctime)s %(message)s"
 # Torch tells at INFO whether its cache of compiled graphs was hit; nobody else does where vLLM's own cache is not used.
 _TORCH_CACHES = ("torch._inductor.codecache", "torch._functorch._aot_autograd.autograd_cache")
-_UVICORN_ACCESS = '%(levelprefix)s %(client_addr)s - "%(request_line)s" %(status_code)s'
 
 
 def _plain(value: Any, secret: str) -> Any:
@@ -104,8 +104,9 @@ def start_file(path: Path) -> None:
 def logging_config(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """The `dictConfig` for `VLLM_LOGGING_CONFIG_PATH`: vLLM's console as it is, and server.jsonl beside it.
 
-    vLLM gives the same file to uvicorn, so uvicorn's loggers stand here too; the health check's own requests
-    (six a minute, for ever) are left out of the access log.
+    vLLM gives the same file to uvicorn, so uvicorn's loggers stand here too. Its access log has no handler, which
+    switches it off: the gate writes the one line of a request, on the console alone, since what matters in
+    server.jsonl is the start.
     """
     level = environ.get("VLLM_LOGGING_LEVEL", "INFO").upper()
     stream = environ.get("VLLM_LOGGING_STREAM", "ext://sys.stdout")
@@ -120,23 +121,12 @@ def logging_config(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
                 "log_level": level,
             },
             "default": {"()": "uvicorn.logging.DefaultFormatter", "fmt": "%(levelprefix)s %(message)s"},
-            "access": {"()": "uvicorn.logging.AccessFormatter", "fmt": _UVICORN_ACCESS},
-        },
-        "filters": {
-            "no_health": {
-                "()": "vllm.logging_utils.uvicorn_logging.UvicornAccessLogFilter",
-                "excluded_paths": ["/health"],
-            },
+            "gate": {"format": GATE_FORMAT},
         },
         "handlers": {
             "vllm": {"class": "logging.StreamHandler", "formatter": "vllm", "level": level, "stream": stream},
             "default": {"class": "logging.StreamHandler", "formatter": "default", "stream": "ext://sys.stderr"},
-            "access": {
-                "class": "logging.StreamHandler",
-                "formatter": "access",
-                "filters": ["no_health"],
-                "stream": "ext://sys.stdout",
-            },
+            "gate": {"class": "logging.StreamHandler", "formatter": "gate", "stream": "ext://sys.stdout"},
             "jsonl": {"class": f"{Handler.__module__}.{Handler.__name__}", "path": str(path)},
             "warnings": {
                 "class": "logging.StreamHandler",
@@ -148,7 +138,8 @@ def logging_config(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         "loggers": {
             "vllm": {"handlers": ["vllm", "jsonl"], "level": level, "propagate": False},
             "uvicorn": {"handlers": ["default", "jsonl"], "level": "INFO", "propagate": False},
-            "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+            "uvicorn.access": {"handlers": [], "level": "INFO", "propagate": False},
+            "bringup.gate": {"handlers": ["gate"], "level": "INFO", "propagate": False},
             **{
                 name: {"handlers": ["jsonl", "warnings"], "level": "INFO", "propagate": False} for name in _TORCH_CACHES
             },

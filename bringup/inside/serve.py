@@ -3,7 +3,7 @@
 Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. These things differ:
 a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, no
 garbage is collected during imports, and the model's class is looked at without another process. BRINGUP_LAUNCH=plain
-leaves them all out.
+leaves them all out. No answer has a `server` header, with or without them.
 """
 
 from __future__ import annotations
@@ -157,6 +157,18 @@ def inspect_here() -> None:
     registry._run_in_subprocess = lambda look: look()
 
 
+def no_banner() -> None:
+    """Let no answer name the web server; vLLM has no option for that, and a middleware sees the answer too early."""
+    config: Any = importlib.import_module("uvicorn").Config
+    init = config.__init__
+
+    def quiet(self: Any, *args: Any, **given: Any) -> None:
+        init(self, *args, **given)
+        self.server_header = False
+
+    config.__init__ = quiet
+
+
 def fits(config: Any, asked: Mapping[str, Any], loggers: Any) -> bool:
     """Whether the engine of this configuration may be started before its front end: one engine, text only."""
     parallel = config.parallel_config
@@ -208,6 +220,7 @@ def main(argv: list[str]) -> None:
         use("overlap", overlap_tokenizer)
     if "inspect" in on and spawns:
         use("inspect", inspect_here)
+    use("no banner", no_banner)
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bringup import catalog, profile
 from bringup.errors import UsageError
-from bringup.inside import events, guard, marks
+from bringup.inside import events, gate, guard, marks
 from bringup.inside.parts import parts
 from bringup.inside.weights import (
     TOKENS,
@@ -25,13 +25,16 @@ from bringup.inside.weights import (
     model_name,
     place_of,
     provide,
-    read_secret,
+    read_text,
     read_token,
+    require_word,
 )
 from bringup.plan import is_loopback, server_argv
 from bringup.settings import Settings, from_environment
 
 SERVER = "bringup.inside.serve"
+INSECURE = "BRINGUP_INSECURE"  # of the image alone; `bringup up` always has a key on a public address
+MAX_KEYS, MAX_KEY = 64, 4096
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -63,20 +66,19 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     known = catalog.load().get(settings.model)
     argv = server_argv(settings, flavour, known.tools if known else "")
     refuse_key_in_argv(argv)
-    key = read_key(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
-    if not key and not is_loopback(settings.bind):
-        raise UsageError(
-            f"the port is published on {settings.bind} as far as BRINGUP_BIND tells (unset means {EVERYWHERE}), "
-            "which is not loopback, and no API key is set",
-            hint="set BRINGUP_API_KEY_FILE to a file with a key, or publish on loopback and say so: "
-            "docker run -p 127.0.0.1:8000:8000 -e BRINGUP_BIND=127.0.0.1",
-        )
+    cors = "--allowed-origins" in _flags(argv)
+    argv = (*argv, *gate_arguments(cors=cors))
+    keys = read_keys(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
+    if not keys and not is_loopback(settings.bind):
+        refuse_public(settings.bind, environ, log)
     model = locked_model(settings, baked)
     token = read_token(settings.hf_token_file, environ)
     chosen = profile.chosen(settings.profile, flavour)
-    environment = {**profile.environment(chosen, flavour), **_environment(environ, flavour, argv, key)}
+    environment = {**profile.environment(chosen, flavour), **_environment(environ, flavour, argv, keys)}
+    if cors:
+        environment[gate.PREFLIGHT] = "1"
     log.info("model %s, flavour %s, profile %s, published on %s, API key: %s", settings.model, flavour, chosen,
-             settings.bind, "needed" if key else "none")  # fmt: skip
+             settings.bind, f"needed ({len(keys)} set)" if keys else "none")  # fmt: skip
     log.info("vLLM variables: %s", _shown(environment))
     finding = guard.judge(environ.get(guard.VARIABLE), *guard.look())
     if finding.unset:
@@ -110,32 +112,69 @@ def refuse_key_in_argv(argv: Sequence[str]) -> None:
     Raises:
         UsageError: `--api-key` is among the arguments.
     """
-    if any(a.partition("=")[0].replace("_", "-") == "--api-key" for a in argv):
+    if "--api-key" in _flags(argv):
         raise UsageError(
             "--api-key is among the vLLM arguments, where everyone can read it",
             hint="put the key into a file and set BRINGUP_API_KEY_FILE",
         )
 
 
-def read_key(file: Path | None, variable: str) -> str:
-    """The API key, of the file before the variable; empty when there is none (/dev/null is compose's "no key").
+def refuse_public(bind: str, environ: Mapping[str, str], log: logging.Logger) -> None:
+    """No key, and everybody could reach the port.
 
     Raises:
-        UsageError: the file cannot be read, or what is in it cannot be sent in an HTTP header.
+        UsageError: unless BRINGUP_INSECURE=1 says that this is meant.
     """
-    return read_secret(file, variable, "API key", "make one: openssl rand -hex 32 > FILE")
+    if environ.get(INSECURE) == "1":
+        log.warning("%s=1: there is no API key, everyone who reaches this port may use the server", INSECURE)
+        return
+    raise UsageError(
+        f"the port is published on {bind} as far as BRINGUP_BIND tells (unset means {EVERYWHERE}), "
+        "which is not loopback, and no API key is set",
+        hint="set BRINGUP_API_KEY_FILE to a file with a key, or publish on loopback and say so: "
+        f"docker run -p 127.0.0.1:8000:8000 -e BRINGUP_BIND=127.0.0.1; {INSECURE}=1 starts without a key all the same",
+    )
 
 
-def _environment(environ: Mapping[str, str], flavour: str, argv: Sequence[str], key: str) -> dict[str, str]:
+def _flags(argv: Sequence[str]) -> set[str]:
+    """The options among vLLM's arguments, in vLLM's own spelling."""
+    return {a.partition("=")[0].replace("_", "-") for a in argv}
+
+
+def gate_arguments(*, cors: bool) -> tuple[str, ...]:
+    """vLLM's arguments that put the gate in front of it: after the user's, for the last middleware is the outermost.
+
+    `cors`: the user's own arguments say which web pages may use the server; else none may, where vLLM lets all.
+    """
+    return (*(() if cors else ("--allowed-origins", "[]")), "--middleware", gate.MIDDLEWARE)
+
+
+def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
+    """The API keys, of the file before the variable, one a line; none when there is none (compose's is /dev/null).
+
+    Raises:
+        UsageError: the file cannot be read, or a line of it cannot be sent in an HTTP header.
+    """
+    text = (read_text(file, "API key", MAX_KEYS * MAX_KEY) if file else "") or variable
+    lines = [word for line in text.splitlines() if (word := line.strip())]
+    return tuple(
+        require_word(word, "API key", "one a line; make one: openssl rand -hex 32 > FILE", MAX_KEY) for word in lines
+    )
+
+
+def _environment(
+    environ: Mapping[str, str], flavour: str, argv: Sequence[str], keys: tuple[str, ...]
+) -> dict[str, str]:
     environment = dict(environ)
-    for name in ("VLLM_API_KEY", *TOKENS):
+    for name in ("VLLM_API_KEY", gate.MORE_KEYS, gate.PREFLIGHT, *TOKENS):
         environment.pop(name, None)
-    if key:
-        environment["VLLM_API_KEY"] = key
+    if keys:
+        environment["VLLM_API_KEY"] = keys[0]
+    if keys[1:]:
+        environment[gate.MORE_KEYS] = " ".join(keys[1:])
     # A uid without an entry in /etc/passwd has no name, and torch asks for one.
     environment.setdefault("USER", "bringup")
-    given = {a.partition("=")[0].replace("_", "-") for a in argv}
-    if flavour == "cpu" and "--kv-cache-memory-bytes" not in given:  # the variable would beat the argument
+    if flavour == "cpu" and "--kv-cache-memory-bytes" not in _flags(argv):  # the variable would beat the argument
         environment = {**CPU_DEFAULTS, **environment}
     return environment
 

@@ -176,26 +176,32 @@ def read_token(file: Path | None, environ: Mapping[str, str]) -> str:
         UsageError: the file cannot be read, or what is in it cannot be sent in an HTTP header.
     """
     token = next((text for name in TOKENS if (text := environ.get(name, "").strip())), "")
-    return read_secret(file, token, "Hub token", "copy it from the Hub's settings page, on one line")
+    token = (read_text(file, "Hub token", 4096) if file else "") or token
+    return require_word(token, "Hub token", "copy it from the Hub's settings page, on one line")
 
 
-def read_secret(file: Path | None, fallback: str, what: str, hint: str, limit: int = 4096) -> str:
-    """One word from a file, or else the fallback; never shown.
+def read_text(file: Path, what: str, limit: int) -> str:
+    """A file with secrets, its first `limit` bytes and one, without the space around.
 
     Raises:
-        UsageError: the file cannot be read, or it holds something else.
+        UsageError: it cannot be read.
     """
-    word = fallback.strip()
-    if file is not None:
-        try:
-            with file.open("rb") as f:
-                content = f.read(limit + 1)
-        except OSError as e:
-            raise UsageError(
-                f"the {what} file {file} cannot be read by uid {os.getuid()} ({e.strerror})",
-                hint="give a regular file, readable by that user: chmod/chown it, or set BRINGUP_USER=OWNER_UID:0",
-            ) from e
-        word = content.decode("ascii", "replace").strip() or word
+    try:
+        with file.open("rb") as f:
+            return f.read(limit + 1).decode("ascii", "replace").strip()
+    except OSError as e:
+        raise UsageError(
+            f"the {what} file {file} cannot be read by uid {os.getuid()} ({e.strerror})",
+            hint="give a regular file, readable by that user: chmod/chown it, or set BRINGUP_USER=OWNER_UID:0",
+        ) from e
+
+
+def require_word(word: str, what: str, hint: str, limit: int = 4096) -> str:
+    """The word itself, never shown.
+
+    Raises:
+        UsageError: it cannot be sent in an HTTP header.
+    """
     if len(word) > limit or not all("!" <= c <= "~" for c in word):
         raise UsageError(f"the {what} is not one word of printable ASCII characters", hint=hint)
     return word

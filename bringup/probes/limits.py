@@ -153,4 +153,18 @@ def auth(server: Server) -> Finding:
     own = server.http.get("/v1/models", server.deadline)
     if own.status != 200:
         return failed(wanted, f"GET /v1/models with the key: HTTP {own.status}: {own.excerpt()}")
-    return passed(wanted, f"{1 + len(posts)} routes refuse both, and answer with the key")
+    refusing = f"{1 + len(posts)} routes refuse both, and answer with the key"
+    opened = _open(server)
+    return passed(wanted, f"{refusing}; open without one: {', '.join(opened)}" if opened else refusing, open=opened)
+
+
+def _open(server: Server) -> list[str]:
+    """Routes outside /v1 that answer to everyone. A fact, not a fault: vLLM's own key does not cover them."""
+    found = []
+    for route in ("/version", "/metrics"):
+        try:
+            answer = server.http.with_key(None).get(route, server.deadline)
+        except NoAnswer:
+            continue
+        found += [route] if answer.status == 200 else []
+    return found

@@ -79,6 +79,7 @@ class AsyncLLM:
         return cls(vllm_config=vllm_config, executor_class=Executor.get_class(vllm_config),
                    log_stats=not disable_log_stats, client_addresses={}, client_count=1, client_index=0)
 """,
+    "uvicorn.py": "class Config:\n    def __init__(self, app):\n        self.server_header = True\n",
     "vllm/entrypoints/__init__.py": "",
     "vllm/entrypoints/openai/__init__.py": "",
     "vllm/entrypoints/openai/api_server.py": """
@@ -104,8 +105,8 @@ def inspect(look):
 
 
 def forget() -> None:
-    """As if no vLLM had been imported."""
-    for name in [n for n in sys.modules if n.partition(".")[0] == "vllm"]:
+    """As if no vLLM, and no uvicorn, had been imported."""
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("vllm", "uvicorn")]:
         del sys.modules[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
 import sys
@@ -16,7 +17,7 @@ import pytest
 from bringup import catalog
 from bringup.errors import UsageError, WeightsDiffer
 from bringup.inside import __main__ as entry
-from bringup.inside import guard, start
+from bringup.inside import gate, guard, start
 from bringup.inside.parts import PARTS, parts
 from bringup.inside.start import Launch
 from bringup.inside.supervise import Child
@@ -25,6 +26,7 @@ from bringup.plan import make_plan
 from bringup.settings import Settings
 
 LOG = logging.getLogger("test.inside")
+GATE = ("--allowed-origins", "[]", "--middleware", "bringup.inside.gate.Gate")
 ANYWHERE = "0.0.0.0"  # noqa: S104 - told to the entry point, never bound
 
 
@@ -55,14 +57,29 @@ def test_the_command(baked: Baked) -> None:
     launch = prepare(baked, ("--seed", "1"), BRINGUP_MAX_MODEL_LEN="64", BRINGUP_VLLM_ARGS="--max-num-seqs 4")
     assert launch.argv[:3] == (sys.executable, "-m", "bringup.inside.serve")
     assert launch.argv[launch.argv.index("--max-model-len") + 1] == "64"
-    assert launch.argv[-4:] == ("--max-num-seqs", "4", "--seed", "1")
+    assert launch.argv[-8:-4] == ("--max-num-seqs", "4", "--seed", "1")
+
+
+def test_the_gate_is_the_outermost_middleware_and_no_web_page_may_ask(baked: Baked) -> None:
+    launch = prepare(baked, ("--middleware", "user.own"))
+    assert launch.argv[-6:] == ("--middleware", "user.own", *GATE)
+    assert gate.PREFLIGHT not in launch.environment
+    asked = prepare(baked, ("--allowed_origins", '["https://x"]'), BRINGUP_PREFLIGHT="")
+    assert asked.argv[-3:] == ('["https://x"]', *GATE[2:])
+    assert asked.environment[gate.PREFLIGHT] == "1"
+    assert gate.PREFLIGHT not in prepare(baked, BRINGUP_PREFLIGHT="1", BRINGUP_MORE_API_KEYS="x").environment
+
+
+def test_the_gates_name_is_the_gate() -> None:
+    module, _, name = gate.MIDDLEWARE.rpartition(".")
+    assert getattr(importlib.import_module(module), name) is gate.Gate
 
 
 def test_the_parser_of_the_models_tool_calls_is_the_plans(baked: Baked, monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"tiny": replace(catalog.load()["qwen2.5-0.5b-instruct"], name="tiny")}
     monkeypatch.setattr(catalog, "load", lambda: known)
     argv = prepare(baked).argv
-    assert argv[3:] == make_plan(Settings(model="tiny"), known["tiny"], ("cpu", "because"), {}).argv
+    assert argv[3:] == (*make_plan(Settings(model="tiny"), known["tiny"], ("cpu", "because"), {}).argv, *GATE)
     assert argv[argv.index("--tool-call-parser") + 1] == "hermes"
 
 
@@ -92,6 +109,23 @@ def test_public_without_a_key_is_refused(baked: Baked, tmp_path: Path, bind: str
         prepare(baked, BRINGUP_BIND=bind, BRINGUP_API_KEY_FILE=key_file)
     assert (bind or "unset means 0.0.0.0") in e.value.message
     assert "BRINGUP_API_KEY_FILE" in e.value.hint
+    assert "BRINGUP_INSECURE=1" in e.value.hint
+
+
+def test_public_without_a_key_when_told_so(baked: Baked, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert "VLLM_API_KEY" not in prepare(baked, BRINGUP_BIND=ANYWHERE, BRINGUP_INSECURE="1").environment
+    assert "BRINGUP_INSECURE=1: there is no API key" in caplog.text
+    for other in ("0", "", "yes"):
+        with pytest.raises(UsageError, match="no API key is set"):
+            prepare(baked, BRINGUP_BIND=ANYWHERE, BRINGUP_INSECURE=other)
+
+
+def test_several_keys_are_the_gates_and_vllm_has_the_first(baked: Baked, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\nsecret-1 \n\n\tsecret-2\r\nsecret-3")
+    environment = prepare(baked, BRINGUP_API_KEY_FILE=str(tmp_path / "key")).environment
+    assert (environment["VLLM_API_KEY"], environment[gate.MORE_KEYS]) == ("secret-1", "secret-2 secret-3")
+    assert len(gate.rules_of(environment).digests) == 3
 
 
 def test_public_with_a_key_is_not_refused(baked: Baked, tmp_path: Path) -> None:
@@ -114,15 +148,17 @@ def test_the_key_is_not_logged(baked: Baked, caplog: pytest.LogCaptureFixture) -
     assert "secret-2" not in caplog.text
 
 
-@pytest.mark.parametrize("made", ["missing", "directory", "two words", "latin", "long"])
+@pytest.mark.parametrize("made", ["missing", "directory", "two words", "latin", "long", "a bad line"])
 def test_a_key_that_cannot_be_used(tmp_path: Path, made: str) -> None:
     file = tmp_path / "key"
     if made == "directory":
         file.mkdir()
     elif made != "missing":
-        file.write_bytes({"two words": b"a b\n", "latin": b"\xfcber", "long": b"x" * 5000}[made])
+        file.write_bytes(
+            {"two words": b"a b\n", "latin": b"\xfcber", "long": b"x" * 5000, "a bad line": b"good\na b\n"}[made]
+        )
     with pytest.raises(UsageError, match="API key") as e:
-        start.read_key(file, "")
+        start.read_keys(file, "")
     assert e.value.hint
 
 
@@ -233,7 +269,7 @@ def run_main(
 def test_main_serves(baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, started = run_main(baked, tmp_path, monkeypatch, ["--seed", "3"])
     assert code == 6
-    assert started[0].argv[-2:] == ("--seed", "3")
+    assert started[0].argv[-6:] == ("--seed", "3", *GATE)
     entries = [json.loads(line) for line in (tmp_path / "s/run/server.jsonl").read_text().splitlines()]
     assert {e["logger"] for e in entries} == {"bringup.inside", "bringup.inside.marks"}
     assert entries[-1]["msg"] == "here"
@@ -265,7 +301,7 @@ def test_check_only_looks(
     baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(baked, tmp_path, monkeypatch, ["--check", "--seed", "3"]) == (0, [])
-    assert json.loads(capsys.readouterr().out)[-2:] == ["--seed", "3"]
+    assert json.loads(capsys.readouterr().out)[-6:] == ["--seed", "3", *GATE]
     assert not (tmp_path / "s").exists()
 
 

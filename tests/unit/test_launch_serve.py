@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import multiprocessing.popen_spawn_posix as popen
 import multiprocessing.util as mp_util
@@ -140,6 +141,7 @@ def test_vllm_gets_its_arguments_as_they_were(
     before = dict(os.environ)
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
+    assert not cast("Any", importlib.import_module("uvicorn")).Config("app").server_header
     assert module().argv == [str(vllm / "vllm/entrypoints/openai/api_server.py"), *ARGV]
     # vLLM's own entry point sets the same one variable, a little later.
     assert module().environ == {**before, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}

@@ -291,6 +291,15 @@ def test_texts_that_differ_are_a_fact() -> None:
 def test_what_was_not_offered_is_skipped() -> None:
     assert ask(FakeVllm("no metrics"), "metrics", local=False)["metrics"].status is Status.SKIP
     assert ask(FakeVllm(key=None), "auth")["auth"].status is Status.SKIP
+
+
+def test_what_is_open_outside_v1_is_a_fact_and_no_fault() -> None:
+    """vLLM's own key leaves it open; the gate does not."""
+    record = ask(FakeVllm(), "auth")["auth"]
+    assert (record.status, record.data["open"]) == (Status.PASS, ["/metrics"])
+    assert "open without one: /metrics" in record.found
+    record = ask(FakeVllm("no metrics"), "auth")["auth"]
+    assert (record.status, record.data["open"]) == (Status.PASS, [])
     found = ask(FakeVllm(length=300), "cancel")["cancel"]
     assert (found.status, "300 tokens" in found.found) == (Status.SKIP, True)
 

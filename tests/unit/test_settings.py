@@ -37,6 +37,7 @@ OTHER: dict[str, list[Any]] = {
     "weights": ["volume", Path("/srv/a b"), Path("models/x")],
     "bind": ["192.0.2.1", "::1"],
     "api_key_file": [Path("/run/secrets/a key")],
+    "max_body": [1, 4096],
     "api_key": ["s3cret"],
     "port": [1, 65535],
     "flavour": ["gpu", "cpu"],
@@ -91,6 +92,7 @@ def test_what_travels_into_the_container() -> None:
     assert {n for n, (_, o) in FIELDS.items() if o.server} == {
         "model", "served_model_name", "max_model_len", "gpu_memory_utilization", "profile", "vllm_args", "bind",
         "api_key_file", "weights", "hf_endpoint", "hf_token_file", "transfer", "stall_timeout", "fetch_timeout",
+        "max_body",
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from bringup.edge.docker import Engine, EngineFacts
 from bringup.edge.gpu import GpuState
 from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable, UsageError
+from bringup.key import make_key
 from bringup.records import ProbeRecord, Status, Verdict
 from bringup.settings import Settings
 from bringup.targets.compose import EngineContainer
@@ -514,3 +516,33 @@ def test_a_host_without_engine_or_driver_can_still_be_planned(monkeypatch: pytes
     run = workflow.prepare("plan", Settings(model=TINY), {}, cast("Any", Silent()))
     assert (run.plan.flavour, run.host.engine.reachable) == ("cpu", False)
     assert plan().flavour == "cpu"
+
+
+@pytest.mark.parametrize("command", ["up", "verify", "collect", "logs", "plan", "doctor"])
+def test_a_public_server_has_a_key_of_its_own(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`up` makes it, once; the other commands use what is there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = tmp_path / "bringup" / "p.key"
+    public = Settings(bind="192.0.2.1", project="p")
+    said: list[str] = []
+    watch: Any = SimpleNamespace(say=said.append)
+    first, _ = workflow.keyed(command, public, {}, watch)
+    assert file.exists() == (command == "up")
+    assert first.api_key_file == (file if command in ("up", "plan", "doctor") else None)
+    assert [str(file) in line for line in said] == ([True] if command == "up" else [])
+    make_key(file)
+    made = file.read_text()
+    second, sources = workflow.keyed(command, public, {"port": "flag"}, watch)
+    assert (second.api_key_file, sources) == (file, {"port": "flag", "api_key_file": "generated"})
+    assert file.read_text() == made
+    assert made.strip() not in "".join(said)
+
+
+@pytest.mark.parametrize("given", [{"bind": "127.0.0.1"}, {"bind": "192.0.2.1", "api_key_file": Path("own")}])
+def test_no_key_is_made_where_none_is_missing(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    settings = Settings(**given)
+    assert workflow.keyed("up", settings, {}, cast("Any", None)) == (settings, {})
+    assert list(tmp_path.iterdir()) == []
