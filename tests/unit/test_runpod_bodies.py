@@ -115,10 +115,11 @@ def test_disks_hold_the_image_and_the_weights() -> None:
 
 
 def test_what_a_pod_cannot_have_is_refused() -> None:
-    for given, needle in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"weights": Path("/weights")}, "directory of this host"),
         ({"hf_token_file": Path("/token")}, "--hf-token-file"),
-    ):
+    )
+    for given, needle in cases:
         with pytest.raises(UsageError, match=needle):
             bodies.pod(plan(**given), WISH, "NVIDIA L4", KEY)
     with pytest.raises(UsageError, match="GPU only"):
