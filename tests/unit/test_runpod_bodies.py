@@ -151,6 +151,14 @@ def test_without_a_cap_an_unknown_price_is_no_reason() -> None:
     assert (good, out) == ([bodies.Choice("x", None)], [])
 
 
+@pytest.mark.parametrize("given", [("--max-model-len", "auto"), ("--tensor-parallel-size", "2")])
+def test_who_cannot_tell_what_fits_leaves_it_to_vllm(given: tuple[str, ...]) -> None:
+    wish = replace(WISH, gpu_types=("small",))
+    listed = {"small": entry(memory=4)}
+    assert bodies.choices(plan(), wish, listed)[0] == []
+    assert bodies.choices(plan(vllm_args=given), wish, listed)[0] == [bodies.Choice("small", 0.4)]
+
+
 def test_what_is_kept_of_a_pod_has_no_variables() -> None:
     made = bodies.public(CASES["pod-baked"]() | {"id": "p", "ssh": {}, "args": "--api-key x"})
     assert made["id"] == "p"
