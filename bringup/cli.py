@@ -60,7 +60,7 @@ def main() -> None:
     except click.exceptions.Abort:
         code = Exit.INTERRUPTED
     except Interrupted as e:
-        _console().tell("bringup: interrupted; what was started is stopped")
+        _console().tell("bringup: interrupted; what was started is stopped, or named above")
         code = e.exit_code
     except Exception:
         _console().rich.print_exception()

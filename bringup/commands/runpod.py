@@ -256,7 +256,9 @@ def down(watch: Any, cloud: Client, state: State, pods: tuple[str, ...], every: 
     from bringup.runpod import life
 
     api = cloud()
-    return _remove_all(watch, api, state, life.chosen(life.ours(api, state), pods, every=every))
+    if not (owned := life.ours(api, state)):
+        watch.say("bringup owns no pods")
+    return _remove_all(watch, api, state, life.chosen(owned, pods, every=every))
 
 
 def _remove_all(watch: Any, cloud: RunPod, state: State, owned: list[Owned]) -> int:

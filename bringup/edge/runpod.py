@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from bringup.errors import BringupError, Exit, UsageError
+from bringup.errors import Exit, TargetUnavailable, UsageError
 from bringup.redact import redact
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ _MEANINGS: dict[int, tuple[Exit, str, str]] = {
 }  # fmt: skip
 
 
-class ApiError(BringupError):
-    """RunPod did not do what was asked.
+class ApiError(TargetUnavailable):
+    """RunPod did not do what was asked; a fault of the key or the request has its own exit code.
 
     `status`: of its answer; None where no usable answer came. `after`: seconds that it asks to wait.
     """

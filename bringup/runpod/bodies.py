@@ -197,11 +197,15 @@ def _small(plan: Plan, entry: Mapping[str, Any]) -> str:
     if plan.shape is None or not isinstance(memory, int) or "--tensor-parallel-size" in plan.argv:
         return ""
     wanted = dict(zip(plan.argv, plan.argv[1:], strict=False))
-    asked = Asked(
-        vram=memory * GB,
-        utilization=float(wanted.get("--gpu-memory-utilization", UTILIZATION)),
-        max_model_len=int(wanted["--max-model-len"]) if "--max-model-len" in wanted else None,
-    )
+    length = wanted.get("--max-model-len")
+    try:
+        asked = Asked(
+            vram=memory * GB,
+            utilization=float(wanted.get("--gpu-memory-utilization", UTILIZATION)),
+            max_model_len=int(length) if length else None,
+        )
+    except ValueError:  # vLLM takes words there, too
+        return ""
     found = fit(plan.shape, plan.expect.weights_bytes, asked)
     return "" if found.fits else f"{plan.model} does not fit on {memory} GB"
 

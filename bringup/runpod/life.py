@@ -63,9 +63,9 @@ def bring_up(run: Run) -> tuple[many.Outcome, bool]:
         TargetUnavailable: no GPU type could be had, or the pod could not be removed at the end.
         NeverReady: the pod died, was lost, or gave no token in time; there is a bundle of that.
     """
-    artifacts.check_destination(run.settings.artifacts, run.settings.sign_key)
-    good = _choices(run)
     try:
+        artifacts.check_destination(run.settings.artifacts, run.settings.sign_key)
+        good = _choices(run)
         run.state.put(run.owned)
         with run.watch.step("create the pod"):
             made = _create(run, good)

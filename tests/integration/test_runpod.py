@@ -239,6 +239,7 @@ def test_a_cap_that_no_list_price_meets_makes_no_pod(desk: Desk) -> None:
     done = desk.up("--max-price", "0.1")
     assert done.code == 8
     assert asked(desk, "POST") == 0
+    desk.nothing_is_left()
 
 
 def test_what_is_due_is_reaped_from_any_machine(desk: Desk) -> None:

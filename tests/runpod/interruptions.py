@@ -23,6 +23,7 @@ from unittest import mock
 import click
 
 from bringup import cli
+from bringup.errors import Exit
 from bringup.runpod import life  # noqa: F401 - the children find it imported
 from tests.runpod import FakeRunPod
 
@@ -56,7 +57,11 @@ class Seen:
     @property
     def kind(self) -> str:
         """For the table."""
-        return "leaked" if self.leaked else "left, known" if self.left else "gone"
+        if self.leaked or not self.left:
+            return "leaked" if self.leaked else "gone"
+        if self.code == Exit.PASS:
+            return "left: it had passed"
+        return "left, known: killed" if self.code == -signal.SIGKILL else "left, known"
 
 
 def interrupt(fake: FakeRunPod, seed: int, directory: Path) -> Seen:
@@ -93,6 +98,7 @@ def _told(err: str, pod: str, name: str) -> bool:
 
 def _start(fake: FakeRunPod, directory: Path, state: Path) -> int:
     directory.mkdir()
+    (directory / "err").touch()  # the child may not get so far
     argv = [
         "bringup",
         "runpod",
@@ -135,7 +141,7 @@ def main(count: int, first: int) -> None:
     """Interrupt so often, and exit 1 if a pod leaked."""
     seen = interruptions(range(first, first + count))
     for (fault, kind), n in sorted(Counter((s.fault, s.kind) for s in seen).items()):
-        click.echo(f"{fault:28} {kind:12} {n:4}")
+        click.echo(f"{fault:28} {kind:20} {n:4}")
     click.echo(f"exit codes: {dict(Counter(s.code for s in seen))}")
     leaks = [s for s in seen if s.leaked]
     for s in leaks:

@@ -115,10 +115,11 @@ def test_disks_hold_the_image_and_the_weights() -> None:
 
 
 def test_what_a_pod_cannot_have_is_refused() -> None:
-    for given, needle in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"weights": Path("/weights")}, "directory of this host"),
         ({"hf_token_file": Path("/token")}, "--hf-token-file"),
-    ):
+    )
+    for given, needle in cases:
         with pytest.raises(UsageError, match=needle):
             bodies.pod(plan(**given), WISH, "NVIDIA L4", KEY)
     with pytest.raises(UsageError, match="GPU only"):
@@ -148,6 +149,14 @@ def test_the_wished_order_the_cap_and_the_memory_decide() -> None:
 def test_without_a_cap_an_unknown_price_is_no_reason() -> None:
     good, out = bodies.choices(plan(), replace(WISH, gpu_types=("x",)), {"x": entry(price={})})
     assert (good, out) == ([bodies.Choice("x", None)], [])
+
+
+@pytest.mark.parametrize("given", [("--max-model-len", "auto"), ("--tensor-parallel-size", "2")])
+def test_who_cannot_tell_what_fits_leaves_it_to_vllm(given: tuple[str, ...]) -> None:
+    wish = replace(WISH, gpu_types=("small",))
+    listed = {"small": entry(memory=4)}
+    assert bodies.choices(plan(), wish, listed)[0] == []
+    assert bodies.choices(plan(vllm_args=given), wish, listed)[0] == [bodies.Choice("small", 0.4)]
 
 
 def test_what_is_kept_of_a_pod_has_no_variables() -> None:

@@ -155,9 +155,9 @@ def test_a_pod_that_is_gone_is_deleted(line: Line) -> None:
 
 
 BODY = {"name": "bringup-x"}
-MADE = (201, {"id": "p1", "name": "bringup-x"}, {})
-LISTED = (200, {"pods": [{"id": "p1", "name": "bringup-x", "status": "STARTING"}]}, {})
-NONE = (200, {"pods": [{"id": "p0", "name": "bringup-x", "status": "TERMINATED"}, {"id": "q", "name": "y"}]}, {})
+MADE: Said = (201, {"id": "p1", "name": "bringup-x"}, {})
+LISTED: Said = (200, {"pods": [{"id": "p1", "name": "bringup-x", "status": "STARTING"}]}, {})
+NONE: Said = (200, {"pods": [{"id": "p0", "name": "bringup-x", "status": "TERMINATED"}, {"id": "q", "name": "y"}]}, {})
 
 
 @pytest.mark.parametrize(
