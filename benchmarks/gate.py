@@ -43,7 +43,7 @@ class Side:
 
     def __init__(self, image: str, *, gated: bool) -> None:
         self.key = secrets.token_hex(16)
-        common = ["-d", "--rm", "-p", "127.0.0.1::8000", "-e", "BRINGUP_BIND=127.0.0.1", "-e", "VLLM_API_KEY"]
+        common = ["-d", "--shm-size", "2g", "-p", "127.0.0.1::8000", "-e", "BRINGUP_BIND=127.0.0.1", "-e", "VLLM_API_KEY"]
         os.environ["VLLM_API_KEY"] = self.key
         if gated:
             self.id = docker("run", *common, image)
@@ -67,13 +67,14 @@ class Side:
     def wait(self, deadline: float = 600) -> None:
         """Until it has streamed."""
         end = time.monotonic() + deadline
-        while time.monotonic() < end:
+        while time.monotonic() < end and docker("inspect", "-f", "{{.State.Running}}", self.id) == "true":
             try:
                 self.stream(4)
                 return
             except OSError:
                 time.sleep(1)
-        raise SystemExit(f"no answer:\n{docker('logs', self.id)[-2000:]}")
+        said = subprocess.run(["docker", "logs", self.id], capture_output=True, text=True, check=False)
+        raise SystemExit(f"no answer:\n{(said.stdout + said.stderr)[-6000:]}")
 
     def load(self) -> float:
         """Chunks a second of `STREAMS` streams at once."""
@@ -91,7 +92,7 @@ class Side:
 
     def end(self) -> None:
         """Remove it."""
-        docker("rm", "-f", self.id)
+        docker("rm", "-f", "-v", self.id)
 
 
 def compare(image: str, rounds: int) -> dict[str, Any]:
