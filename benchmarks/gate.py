@@ -43,7 +43,17 @@ class Side:
 
     def __init__(self, image: str, *, gated: bool) -> None:
         self.key = secrets.token_hex(16)
-        common = ["-d", "--shm-size", "2g", "-p", "127.0.0.1::8000", "-e", "BRINGUP_BIND=127.0.0.1", "-e", "VLLM_API_KEY"]
+        common = [
+            "-d",
+            "--shm-size",
+            "2g",
+            "-p",
+            "127.0.0.1::8000",
+            "-e",
+            "BRINGUP_BIND=127.0.0.1",
+            "-e",
+            "VLLM_API_KEY",
+        ]
         os.environ["VLLM_API_KEY"] = self.key
         if gated:
             self.id = docker("run", *common, image)
