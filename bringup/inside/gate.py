@@ -52,8 +52,10 @@ ROUTES: dict[str, tuple[str, ...]] = {
 }
 _RESPONSE = re.compile(r"/v1/responses/[A-Za-z0-9_-]{1,128}(/cancel)?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_SHOWN = re.compile(r"[A-Za-z0-9.:]{1,45}")  # an address, or a method
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 2**10
+MAX_DIGITS = 18  # of a length; Python refuses to read numbers of thousands
 NOT_LISTED = "-"  # what the log calls every other path: a path is the caller's text, and may hold anything
 _log = logging.getLogger("bringup.gate")
 
@@ -147,7 +149,8 @@ def judge(scope: Scope, rules: Rules) -> Ruling:
     length = [value for name, value in headers if name == b"content-length"]
     if len(length) > 1 or (length and not length[0].isdigit()):
         return Ruling(400, route, key, "Content-Length is no number")
-    if length and int(length[0][:20]) > rules.max_body:
+    digits = length[0].lstrip(b"0") if length else b""
+    if len(digits) > MAX_DIGITS or int(digits or b"0") > rules.max_body:
         return Ruling(413, route, key, _too_large(rules))
     return Ruling(0, route, key)
 
@@ -195,12 +198,13 @@ class Gate:
             _audit(scope, ruling.status, ruling, ident, began)
             return
         answer = _Answer(send, ident)
-        body = None
-        if scope["method"] == "POST" and not any(name == b"content-length" for name, _ in scope["headers"]):
-            body = _Body(receive, answer, self.rules.max_body)
+        names = {name for name, _ in scope["headers"]}
+        # A declared length is kept by the web server; a body that says "chunked" has none, whatever else it says.
+        known = b"content-length" in names and b"transfer-encoding" not in names
+        reads = receive if known or scope["method"] != "POST" else _Body(receive, answer, self.rules.max_body).receive
         failed = True
         try:
-            await self.app(self._inner(scope, ruling, ident, own), body.receive if body else receive, answer.send)
+            await self.app(self._inner(scope, ruling, ident, own), reads, answer.send)
             failed = False
         except Exception:  # of the reading of a body that was cut: the caller is not gone, and is told below
             if not answer.cut:
@@ -282,10 +286,7 @@ def _audit(scope: Scope, status: int, ruling: Ruling, ident: bytes, began: float
     """One line, of words that are ours or checked: no path, no query, no header, no key but by its number."""
     if ruling.route == OPEN and status == 200:
         return  # six a minute, for ever
-    client = scope.get("client")
-    method = scope.get("method", "WEBSOCKET")
-    _log.info(
-        "%s %s %s %d key %s id %s %.3f s",
-        client[0] if client else "-", method if method.isalpha() and len(method) < 10 else "-", ruling.route, status,
-        ruling.key or "-", ident.decode(), time.monotonic() - began,
-    )  # fmt: skip
+    client, method = (scope.get("client") or ("-",))[0], scope.get("method", "WEBSOCKET")
+    who, how = (word if _SHOWN.fullmatch(word) else "-" for word in (client, method))
+    _log.info("%s %s %s %d key %s id %s %.3f s", who, how, ruling.route, status, ruling.key or "-", ident.decode(),
+              time.monotonic() - began)  # fmt: skip

@@ -34,7 +34,7 @@ from bringup.settings import Settings, from_environment
 
 SERVER = "bringup.inside.serve"
 INSECURE = "BRINGUP_INSECURE"  # of the image alone; `bringup up` always has a key on a public address
-MAX_KEYS, MAX_KEY = 64, 4096
+MAX_KEYS = 64 * 2**10  # bytes of the file
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
@@ -155,11 +155,10 @@ def read_keys(file: Path | None, variable: str) -> tuple[str, ...]:
     Raises:
         UsageError: the file cannot be read, or a line of it cannot be sent in an HTTP header.
     """
-    text = (read_text(file, "API key", MAX_KEYS * MAX_KEY) if file else "") or variable
+    text = (read_text(file, "API key", MAX_KEYS) if file else "") or variable
     lines = [word for line in text.splitlines() if (word := line.strip())]
-    return tuple(
-        require_word(word, "API key", "one a line; make one: openssl rand -hex 32 > FILE", MAX_KEY) for word in lines
-    )
+    hint = "one a line; make one: openssl rand -hex 32 > FILE"
+    return tuple(require_word(word, "API key", hint) for word in lines)
 
 
 def _environment(

@@ -181,19 +181,22 @@ def read_token(file: Path | None, environ: Mapping[str, str]) -> str:
 
 
 def read_text(file: Path, what: str, limit: int) -> str:
-    """A file with secrets, its first `limit` bytes and one, without the space around.
+    """A file with secrets, without the space around.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: it cannot be read, or is larger than `limit` bytes.
     """
     try:
         with file.open("rb") as f:
-            return f.read(limit + 1).decode("ascii", "replace").strip()
+            content = f.read(limit + 1)
     except OSError as e:
         raise UsageError(
             f"the {what} file {file} cannot be read by uid {os.getuid()} ({e.strerror})",
             hint="give a regular file, readable by that user: chmod/chown it, or set BRINGUP_USER=OWNER_UID:0",
         ) from e
+    if len(content) > limit:
+        raise UsageError(f"the {what} file {file} is larger than {limit} bytes", hint="one word a line is all it holds")
+    return content.decode("ascii", "replace").strip()
 
 
 def require_word(word: str, what: str, hint: str, limit: int = 4096) -> str:

@@ -163,7 +163,7 @@ def _open(server: Server) -> list[str]:
     found = []
     for route in ("/version", "/metrics"):
         try:
-            answer = server.http.with_key(None).get(route, server.deadline)
+            answer = server.http.with_key(None).get(route, server.deadline / 10)  # a fact is worth no waiting
         except NoAnswer:
             continue
         found += [route] if answer.status == 200 else []

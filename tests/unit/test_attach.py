@@ -104,7 +104,7 @@ def test_the_key_comes_from_the_file_before_the_variable(tmp_path: Path) -> None
     assert api_key(Settings()) is None
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"first\nsecond", b"first second", "schlüssel".encode(), b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"first second", "schlüssel".encode(), b"\xff\xfe"])
 def test_a_key_that_cannot_be_sent_is_usage_and_is_not_shown(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)

@@ -148,14 +148,20 @@ def test_the_key_is_not_logged(baked: Baked, caplog: pytest.LogCaptureFixture) -
     assert "secret-2" not in caplog.text
 
 
-@pytest.mark.parametrize("made", ["missing", "directory", "two words", "latin", "long", "a bad line"])
+@pytest.mark.parametrize("made", ["missing", "directory", "two words", "latin", "long", "a bad line", "large"])
 def test_a_key_that_cannot_be_used(tmp_path: Path, made: str) -> None:
     file = tmp_path / "key"
     if made == "directory":
         file.mkdir()
     elif made != "missing":
         file.write_bytes(
-            {"two words": b"a b\n", "latin": b"\xfcber", "long": b"x" * 5000, "a bad line": b"good\na b\n"}[made]
+            {
+                "two words": b"a b\n",
+                "latin": b"\xfcber",
+                "long": b"x" * 5000,
+                "a bad line": b"good\na b\n",
+                "large": b"key\n" * 20_000,
+            }[made]
         )
     with pytest.raises(UsageError, match="API key") as e:
         start.read_keys(file, "")

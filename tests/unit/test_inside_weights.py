@@ -214,7 +214,7 @@ def test_a_token_file_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"two words", b"\xfc", b"x" * 5000])
 def test_a_token_that_cannot_be_sent(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "token").write_bytes(content)
-    with pytest.raises(UsageError, match="Hub token is not one word") as e:
+    with pytest.raises(UsageError, match=r"Hub token (is not one word|file .* is larger than 4096 bytes)") as e:
         weights.read_token(tmp_path / "token", {})
     assert content.decode("ascii", "replace") not in e.value.message + e.value.hint
 

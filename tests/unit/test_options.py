@@ -27,6 +27,7 @@ VALUES: dict[str, Any] = {
     "weights": Path("a b/weights"),
     "bind": "::1",
     "api_key_file": Path("dir/key file"),
+    "max_body": 7,
     "port": 65535,
     "flavour": "cpu",
     "image": "registry:5000/x:y",
