@@ -19,12 +19,12 @@ from bringup.errors import BringupError, Exit, TargetUnavailable, UsageError
 from bringup.options import Parsed, takes
 from bringup.records import exit_for
 from bringup.redact import MASK
-from bringup.runpod import bodies
 from bringup.settings import Option, Settings, deadline
 
 if TYPE_CHECKING:
     from bringup.edge.runpod import RunPod
     from bringup.plan import Plan
+    from bringup.runpod.bodies import Wish
     from bringup.runpod.state import Owned, State
 
 SERVED = ("model", "weights", "image", "served_model_name", "max_model_len", "gpu_memory_utilization", "profile",
@@ -111,7 +111,11 @@ def runpod() -> None:
 )  # fmt: skip
 @click.option("--gpu-count", "count", type=click.IntRange(1, 16), default=1, show_default=True)
 @click.option(
-    "--cloud", "tier", type=click.Choice(bodies.CLOUDS, case_sensitive=False), default="SECURE", show_default=True
+    "--cloud",
+    "tier",
+    type=click.Choice(("SECURE", "COMMUNITY"), case_sensitive=False),
+    default="SECURE",
+    show_default=True,
 )
 @click.option("--data-center", "centers", multiple=True, metavar="ID", help="May be repeated.")
 @click.option("--max-price", "price", type=click.FloatRange(0, min_open=True), metavar="USD",
@@ -131,7 +135,7 @@ def up(
 
     A pod that fails is removed (unless --keep); one that passes stays, until `down`, or `reap` after --live.
     """
-    from bringup.runpod import life
+    from bringup.runpod import bodies, life
 
     if settings.request_timeout >= life.PROXY_CUT:
         raise UsageError(
@@ -168,7 +172,7 @@ def up(
     return exit_for(outcome.verdict)
 
 
-def _keyed(state: State, wish: bodies.Wish, settings: Settings) -> tuple[Owned, Settings]:
+def _keyed(state: State, wish: Wish, settings: Settings) -> tuple[Owned, Settings]:
     """The entry of a pod to come, and the settings with the file of its key, which is made where none is given."""
     from bringup.key import api_key
     from bringup.runpod.state import Owned
@@ -188,6 +192,7 @@ def _plan(settings: Settings, sources: dict[str, str], template: str | None = No
     """The plan of a pod, published to everyone and keyed."""
     from bringup import catalog
     from bringup.plan import make_plan, require_fetchable
+    from bringup.runpod import bodies
     from bringup.settings import AUTO
 
     models = catalog.load()
@@ -234,6 +239,8 @@ def _money(value: float | None) -> str:
 
 
 def _row(owned: Owned, pod: dict[str, Any] | None, now: float) -> dict[str, Any]:
+    from bringup.runpod import bodies
+
     hours = (now - owned.created) / 3600
     cost = pod.get("cost") if pod else None
     return {
@@ -351,6 +358,8 @@ def show(watch: Any, cloud: Client, name: str) -> int:
 
 
 def _template(settings: Settings, sources: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
+    from bringup.runpod import bodies
+
     wish = bodies.Wish(name=given["name"], image_bytes=given["image_size"], registry=given["registry"])
     return bodies.template(_plan(settings, sources), wish)
 

@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from bringup.checks.gpu import CUDA
 from bringup.errors import UsageError
 from bringup.fit import UTILIZATION, Asked, fit
 from bringup.plan import SERVER_PORT, WEIGHTS_DIR, Plan
 from bringup.settings import VOLUME
 
 GB = 10**9
-CUDA_FLOOR = "13.0"  # of the gpu flavour's base image
 CUDA_TEMPLATE = ("13.0", "13.1", "13.2")  # a template knows exact versions only
 KEY = "VLLM_API_KEY"
 KEY_SECRET = "{{ RUNPOD_SECRET_bringup_api_key }}"  # RunPod puts the account's secret of that name in its place
 EXPIRES = "BRINGUP_POD_EXPIRES"  # marks a pod as ours, and says until when; it travels with the pod
 NEVER = "never"
 PREFIX = "bringup-"
-CLOUDS = ("SECURE", "COMMUNITY")
 # Enough for the catalogue's default, small ones first; CUDA 13 knows all of them. Ids of RunPod's table of GPU types.
 GPU_TYPES = ("NVIDIA L4", "NVIDIA RTX A5000", "NVIDIA GeForce RTX 4090", "NVIDIA L40S", "NVIDIA A40")
 IMAGE_BYTES = 8 * GB  # of the gpu flavour without weights, unpacked: docs/image.md
@@ -77,7 +76,7 @@ def pod(plan: Plan, wish: Wish, gpu_type: str, key: str) -> dict[str, Any]:
         **_container(plan, wish),
         "env": environment(plan) | {KEY: key, EXPIRES: moment(wish.expires)},
         "cloud": wish.cloud,
-        "gpu": {"id": gpu_type, "count": wish.count, "minCudaVersion": CUDA_FLOOR},
+        "gpu": {"id": gpu_type, "count": wish.count, "minCudaVersion": CUDA},
         "startSsh": False,
         "startJupyter": False,
     }

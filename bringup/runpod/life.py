@@ -301,7 +301,7 @@ def chosen(owned: list[tuple[Owned, dict[str, Any] | None]], wanted: tuple[str, 
     Raises:
         UsageError: there is none of that name, or several and none was named.
     """
-    by_name = {word: o for o, _ in owned for word in (o.name, o.id) if word}
+    by_name = {word: o for o, pod in owned for word in (o.name, o.id, (pod or {}).get("id")) if word}
     if strange := [w for w in wanted if w not in by_name]:
         raise UsageError(f"bringup owns no pod {', '.join(strange)}", hint="`bringup runpod ls` shows what it owns")
     if wanted or every:

@@ -123,6 +123,7 @@ def test_which_are_meant() -> None:
     assert life.chosen([(a, None), (b, None)], ("bringup-b", "p1"), every=False) == [b, a]
     assert life.chosen([(a, None), (b, None)], (), every=True) == [a, b]
     assert life.chosen([], (), every=False) == []
+    assert life.chosen([(b, {"id": "p2"})], ("p2",), every=False) == [b]  # an id that `ls` shows and we never learned
     with pytest.raises(UsageError, match="owns 2 pods"):
         life.chosen([(a, None), (b, None)], (), every=False)
     with pytest.raises(UsageError, match="owns no pod p7"):
