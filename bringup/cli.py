@@ -26,6 +26,7 @@ from bringup.commands import (
     lock,
     models,
     report,
+    runpod,
     standard,
     timeline,
     weights,
@@ -59,7 +60,7 @@ def main() -> None:
     except click.exceptions.Abort:
         code = Exit.INTERRUPTED
     except Interrupted as e:
-        _console().tell("bringup: interrupted; what was started is stopped")
+        _console().tell("bringup: interrupted; what was started is stopped, or named above")
         code = e.exit_code
     except Exception:
         _console().rich.print_exception()
@@ -282,7 +283,7 @@ def completion(shell: str) -> int:
 
 PARTS = (
     models.models, lock.lock, weights.weights, timeline.timeline, bench.bench, doctor.doctor, report.report,
-    compare.compare,
+    compare.compare, runpod.runpod,
 )  # fmt: skip
 for part in PARTS:
     cli.add_command(part)

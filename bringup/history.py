@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bringup import image
-from bringup.bundle import RECORD
+from bringup.bundle import RECORD, part
 from bringup.edge.docker import Engine
 from bringup.plan import Plan
 from bringup.timeline import Anchors
@@ -24,12 +23,12 @@ def last_start(directory: Path, plan: Plan, engine: Engine) -> Expected | None:
     """
     kind = kind_now(plan, engine)
     for record in sorted(directory.glob(f"*/{RECORD}"), reverse=True)[:LOOKED_AT]:
-        found = _json(record)
+        found = part(record)
         if not _same(found, plan) or {kind, kind_of(found)} == {COLD, WARM}:
             continue
         try:
             console = (record.parent / "server.log").read_bytes().decode("utf-8", "replace")
-            anchors = Anchors(**_json(record.parent / "timeline.json")["anchors"])
+            anchors = Anchors(**part(record.parent / "timeline.json")["anchors"])
             made = expected(console, anchors, record.parent.name)
         except (OSError, KeyError, TypeError):  # what is no bundle of ours says nothing
             continue
@@ -60,11 +59,3 @@ def kind_of(record: dict[str, Any]) -> str:
     listed = caches.get("caches") if isinstance(caches, dict) else None
     verdicts = {c.get("verdict") for c in listed or [] if isinstance(c, dict)}
     return COLD if "miss" in verdicts else WARM if "hit" in verdicts else ""
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

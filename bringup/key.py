@@ -13,6 +13,7 @@ from bringup.redact import secret_arguments
 from bringup.settings import Settings
 
 _MAKE = "make a key: openssl rand -hex 32 > FILE"
+_RUNPOD = "make one in RunPod's console (Settings, API keys)"
 _COPY = "copy the token from the Hub's settings page, on one line"
 
 
@@ -72,6 +73,22 @@ def hub_token(settings: Settings) -> str | None:
     if settings.hf_token_file is None:
         return _one_word(settings.hf_token, "the variable HF_TOKEN", _COPY) if settings.hf_token else None
     return _of_file(settings.hf_token_file, "Hub token", _COPY)
+
+
+def runpod_key(path: Path | None, environ: Mapping[str, str]) -> str:
+    """The key of RunPod's API, from a file that only its owner can read, or the variable RUNPOD_API_KEY.
+
+    Raises:
+        UsageError: as for `api_key`; or there is none, or others can read the file.
+    """
+    if path is None:
+        if text := environ.get("RUNPOD_API_KEY", ""):
+            return _one_word(text, "the variable RUNPOD_API_KEY", _RUNPOD)
+        raise UsageError("there is no key for RunPod", hint=f"{_RUNPOD}; set RUNPOD_API_KEY or --runpod-key-file FILE")
+    word = _of_file(path, "RunPod key", _RUNPOD)
+    if path.stat().st_mode & 0o077:
+        raise UsageError(f"others can read the RunPod key file {path}", hint=f"chmod 600 {path}")
+    return word
 
 
 def secrets(settings: Settings) -> list[str]:

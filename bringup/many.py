@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -224,8 +224,13 @@ def _without(record: ProbeRecord, key: str) -> ProbeRecord:
     return replace(record, **found)
 
 
-def kept(directory: Path, outcome: Outcome, settings: Settings, names: Sequence[str]) -> Outcome:
-    """The outcome with its bundle: all that can be had of an address; without a bundle it is no pass."""
+def kept(
+    directory: Path, outcome: Outcome, settings: Settings, names: Sequence[str], also: Mapping[str, str] | None = None
+) -> Outcome:
+    """The outcome with its bundle: all that can be had of an address; without a bundle it is no pass.
+
+    `also`: further files, by name.
+    """
     record = RunRecord(
         tool_version=__version__,
         command="verify",
@@ -241,7 +246,7 @@ def kept(directory: Path, outcome: Outcome, settings: Settings, names: Sequence[
         container={},
         probes=outcome.records,
     )  # fmt: skip
-    files = {"record.json": artifacts.as_json(record.to_dict())}
+    files = dict(also or {}) | {"record.json": artifacts.as_json(record.to_dict())}
     if outcome.sample is not None:
         files[SAMPLE] = outcome.sample
     secrets = [key] if (key := api_key(settings)) else []

@@ -88,7 +88,7 @@ def wait_ready(
             raise NeverReady(died(state), detail=last_lines(container))
         if time.monotonic() - told > LOOK:
             tell()
-        last = _ask(server, left, moments) or last
+        last = ask(server, left, moments) or last
         if moments.first_token is not None:
             tell()
             return max(0.0, moments.first_token - (moments.container_started or moments.first_token))
@@ -99,7 +99,7 @@ def wait_ready(
     )
 
 
-def _ask(server: Server, left: float, moments: Moments) -> str:
+def ask(server: Server, left: float, moments: Moments) -> str:
     """Ask for health, then for one token; why there was none, empty where there was nothing new.
 
     Raises:

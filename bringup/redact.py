@@ -19,9 +19,10 @@ _PATTERNS = (
     re.compile(r"\bhf_[A-Za-z0-9]{10,}"),
     re.compile(r"(?i)(?<=bearer )[A-Za-z0-9._~+/=-]{8,}"),
     # As a variable or argument, a header, and in JSON, where the quotes may be escaped and must stay as they are.
+    # What names a secret of RunPod's account is none.
     re.compile(
         r"(?i)(\b[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD)|\b[A-Z0-9_]*API[-_]KEY)"
-        r"(=\\?[\"']?|\\?[\"']\s*:\s*\\?[\"'])([^\s\"',}\\]+)"
+        r"(=\\?[\"']?|\\?[\"']\s*:\s*\\?[\"'])(?!\{\{ RUNPOD_SECRET_\w+ \}\})([^\s\"',}\\]+)"
     ),
     re.compile(r"(?i)(\bapi[-_]key)(:\s*|\s+)([^\s\"',}\\]{4,})"),
     re.compile(r"(://[^/\s:@\"']*)(:)([^/\s@\"']+)(?=@)"),  # an address with a password in it

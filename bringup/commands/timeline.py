@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from bringup.bundle import RECORD, part
 from bringup.commands import standard
 from bringup.errors import EvidenceMissing, Exit, UsageError
 from bringup.options import takes
@@ -74,11 +74,11 @@ def _load(file: Path) -> str:
 
 def _anchors(bundle: Path) -> dict[str, float | None]:
     """Of timeline.json, or of the record of a run before there was one."""
-    known = _json(bundle / "timeline.json").get("anchors")
+    known = part(bundle / "timeline.json").get("anchors")
     if isinstance(known, dict):
         names = ("asked", "container_started", "first_200", "first_token")
         return {name: _number(known.get(name)) for name in names}
-    record = _json(bundle / "record.json")
+    record = part(bundle / RECORD)
     container, seconds = record.get("container"), _number(record.get("started_to_first_token"))
     try:
         started = datetime.fromisoformat(container["started"]).timestamp() if isinstance(container, dict) else None
@@ -87,14 +87,6 @@ def _anchors(bundle: Path) -> dict[str, float | None]:
     if started is None or seconds is None:
         return {}
     return {"container_started": started, "first_token": started + seconds}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from bringup import bundle, many
-from bringup.artifacts import SAMPLE_PROMPT
 from bringup.records import Verdict
 from tests.integration.support import Child, Result, bringup, free_port
 from tests.stub.deep_lies import LIARS
-from tests.stub.recording import Ask, Exchange
-from tests.stub.server import Stub, serving
+from tests.stub.server import Sampled, serving
 
 pytestmark = pytest.mark.integration
 
@@ -27,16 +25,6 @@ HUNG = ("health hangs", "healthy but hung", "models hang", "chats hang", "drips"
 LYING = ("degenerate", "error with 200", "no usage in chats", "login page", "answers as another model", "canned text")
 HONEST = 24
 KEY = "the-key-of-all-of-them"
-
-
-class Sampled(Stub):
-    """Answers the question of the bundle too; by chance, so that it was not recorded."""
-
-    def find(self, ask: Ask) -> Exchange:
-        found = super().find(ask)
-        if found.status == 501 and ask.json.get("prompt") == SAMPLE_PROMPT:
-            return next(e for e in self.recording.values() if e.status == 200 and "text_completion" in e.body)
-        return found
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,12 @@ def test_a_known_secret_goes_in_each_form(form: str) -> None:
     assert done.count(MASK) == 2
 
 
+def test_the_name_of_a_secret_of_runpods_is_none() -> None:
+    named = '"VLLM_API_KEY": "{{ RUNPOD_SECRET_bringup_api_key }}"'
+    assert redact(named) == named
+    assert redact('"VLLM_API_KEY": "k3y"') == f'"VLLM_API_KEY": "{MASK}"'
+
+
 def test_short_secrets_do_not_tear_words_apart() -> None:
     assert redact("a cat concatenates", ["cat"]) == "a cat concatenates"
 
