@@ -5,10 +5,9 @@
     python benchmarks/gate.py --alone     # no engine needed: CPU time of the middleware, by request and by chunk
 
 Both servers are containers of the same image and run all the time; only one is asked at a time, and each round asks
-them in the other order. Without: vLLM as its own arguments have it, with uvicorn's access log, which the gate's line
-replaces. Two figures a round: chunks a second, which other work on the machine moves, and the CPU time that the
-container used for a chunk (by its cgroup), which hardly. On a machine whose cores are all busy the second is the
-throughput's cost; with cores to spare the gate is on the API server's core alone.
+them in the other order. Without: the same entry point, which leaves the gate's arguments out, and so has no line a
+request either. Two figures a round: chunks a second, which other work on the machine moves a lot, and the CPU time a
+chunk of the thread that the gate runs in, the API server's event loop, which other work moves less.
 """
 
 from __future__ import annotations
@@ -28,12 +27,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import docker as docker_sdk
-
 from bringup.inside import events, gate
 
-SERVER = ["/opt/venv/bin/python", "-m", "bringup.inside.serve"]
-GATE_WORDS = 4  # of the command line: --allowed-origins [] --middleware NAME
+WITHOUT = """
+import os, sys
+from bringup.inside import __main__ as entry, start
+start.gate_arguments = lambda **_: ()
+os.umask(0o002)
+sys.exit(entry.main([], dict(os.environ)))
+"""
+# Nanoseconds that the first thread of the API server has run.
+RAN = """
+for p in /proc/[0-9]*; do
+    if tr '\\0' ' ' <$p/cmdline | grep -q 'bringup[.]inside[.]serve'; then cat $p/schedstat; fi
+done
+"""
 STREAMS, TOKENS = 64, 128
 
 
@@ -47,25 +55,10 @@ class Side:
 
     def __init__(self, image: str, *, gated: bool) -> None:
         self.key = secrets.token_hex(16)
-        common = [
-            "-d",
-            "--shm-size",
-            "2g",
-            "-p",
-            "127.0.0.1::8000",
-            "-e",
-            "BRINGUP_BIND=127.0.0.1",
-            "-e",
-            "VLLM_API_KEY",
-        ]
+        common = ["-d", "--shm-size=2g", "-p", "127.0.0.1::8000", "-e", "BRINGUP_BIND=127.0.0.1", "-e", "VLLM_API_KEY"]
         os.environ["VLLM_API_KEY"] = self.key
-        if gated:
-            self.id = docker("run", *common, image)
-        else:
-            argv = json.loads(docker("run", "--rm", "-e", "BRINGUP_BIND=127.0.0.1", image, "--check"))
-            program, words = SERVER, argv[len(SERVER) : -GATE_WORDS]
-            cpu = ["-e", "VLLM_CPU_KVCACHE_SPACE=1"]
-            self.id = docker("run", *common, *cpu, "--entrypoint", program[0], image, *program[1:], *words)
+        entry = [] if gated else ["--init", "--entrypoint", "/opt/venv/bin/python"]
+        self.id = docker("run", *common, *entry, image, *([] if gated else ["-c", WITHOUT]))
         self.url = "http://" + docker("port", self.id, "8000").splitlines()[0]
 
     def stream(self, tokens: int = TOKENS) -> int:
@@ -91,9 +84,9 @@ class Side:
         raise SystemExit(f"no answer:\n{(said.stdout + said.stderr)[-6000:]}")
 
     def used(self) -> float:
-        """CPU seconds of the container so far."""
-        said: Any = docker_sdk.from_env().containers.get(self.id).stats(stream=False)
-        return int(said["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
+        """CPU seconds of the API server's event loop so far."""
+        (line,) = docker("exec", self.id, "sh", "-c", RAN).splitlines()
+        return int(line.split()[0]) / 1e9
 
     def load(self) -> tuple[float, float]:
         """`STREAMS` streams at once: chunks a second, and CPU microseconds a chunk."""
