@@ -180,7 +180,7 @@ def _keyed(state: State, wish: Wish, settings: Settings) -> tuple[Owned, Setting
     given = api_key(settings)
     place = settings.api_key_file if given else None
     if place is None:
-        place = state.make_key(wish.name, given or secrets.token_hex(32))
+        place = state.keep_key(wish.name, given or secrets.token_hex(32))
     owned = Owned(
         name=wish.name, created=time.time(), expires=wish.expires, key_file=str(place.absolute()),
         made_key=place != settings.api_key_file,

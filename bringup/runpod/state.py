@@ -67,7 +67,7 @@ class State:
             if owned.made_key:
                 Path(owned.key_file).unlink(missing_ok=True)
 
-    def make_key(self, name: str, key: str) -> Path:
+    def keep_key(self, name: str, key: str) -> Path:
         """Keep a key in a file of its own, mode 0600."""
         with self._locked():
             place = self.directory / f"{name}.key"

@@ -35,7 +35,7 @@ def test_entries_come_back_and_nobody_else_can_read_them(tmp_path: Path) -> None
 
 def test_a_key_that_was_made_goes_with_its_pod_and_a_given_one_stays(tmp_path: Path) -> None:
     state = State(tmp_path)
-    made, given = state.make_key("bringup-a", "secret"), tmp_path / "mine"
+    made, given = state.keep_key("bringup-a", "secret"), tmp_path / "mine"
     assert (mode(made), made.read_text()) == (0o600, "secret\n")
     given.write_text("k")
     for owned in (
