@@ -16,6 +16,7 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -175,6 +176,7 @@ def main() -> int:
     given = parser.parse_args()
     if not shutil.which("docker"):
         parser.error("there is no docker command")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     image = given.image or f"bringup:{given.flavour}-{given.model}"
@@ -183,17 +185,19 @@ def main() -> int:
     print("doctor: exit", call(*doctor, file=out / "doctor.txt").returncode, flush=True)
     steps = given.steps or ["plain+cold", "ours+cold", *["plain", "ours"] * given.rounds]
     failed = 0
-    for number, step in enumerate(steps):
-        found = run(bench, step, number)
-        failed += not found["first_200"] or found["exit"] != 0
-        print(line(found), flush=True)
-    serve = bringup(
-        "bench", "serve", "--project", PROJECT, "--port", str(bench.port), "--artifacts", str(out / "bundles")
-    )
-    if steps[-1].startswith("ours"):
-        print("bench serve: exit", call(*serve, file=out / "bench-serve.txt").returncode, flush=True)
-    for name in ("plain", "ours"):
-        remove(name, volumes=True)
+    try:
+        for number, step in enumerate(steps):
+            found = run(bench, step, number)
+            failed += not found["first_200"] or found["exit"] != 0
+            print(line(found), flush=True)
+        serve = bringup(
+            "bench", "serve", "--project", PROJECT, "--port", str(bench.port), "--artifacts", str(out / "bundles")
+        )
+        if steps[-1].startswith("ours"):
+            print("bench serve: exit", call(*serve, file=out / "bench-serve.txt").returncode, flush=True)
+    finally:
+        for name in ("plain", "ours"):
+            remove(name, volumes=True)
     return 1 if failed else 0
 
 

@@ -284,6 +284,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("steps", nargs="+", metavar="STEP")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: the server must not stay
     given.out.mkdir(parents=True, exist_ok=True)
     given.caches.mkdir(parents=True, exist_ok=True)
     known = arms(given.arm)
