@@ -215,12 +215,12 @@ def test_a_wrong_model_is_told_by_the_list_before_anything_else_fails() -> None:
 
 
 def test_a_server_that_hangs_has_its_verdict_after_one_deadline() -> None:
-    started = time.monotonic()
     seen = ask_all(0.2, v1_chat_completions=hang, version=hang)
-    assert time.monotonic() - started < 1.2
     assert seen["completion"].status is Status.PASS
     assert seen["chat"].status is Status.FAIL
-    assert {seen[n].status for n in ("streaming", "version", "process", "vram")} == {Status.UNKNOWN}
+    later = [seen[n] for n in ("streaming", "version", "process", "vram")]
+    assert {r.status for r in later} == {Status.UNKNOWN}
+    assert {r.found for r in later} == {"not asked: chat failed"}, "a second deadline was waited for"
 
 
 def test_a_probe_that_never_returns_is_left_behind() -> None:
