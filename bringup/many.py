@@ -19,7 +19,7 @@ from bringup import __version__, artifacts, probes, provenance, workflow
 from bringup.edge import children, descriptors
 from bringup.edge.http import Http
 from bringup.errors import BringupError, EvidenceMissing, UsageError
-from bringup.key import api_key
+from bringup.key import api_key, secrets
 from bringup.probes.finding import passed
 from bringup.records import ProbeRecord, RunRecord, Status, Verdict, verdict_of
 from bringup.redact import redact
@@ -249,10 +249,9 @@ def kept(
     files = dict(also or {}) | {"record.json": artifacts.as_json(record.to_dict())}
     if outcome.sample is not None:
         files[SAMPLE] = outcome.sample
-    secrets = [key] if (key := api_key(settings)) else []
     place = directory / slug(outcome.url)
     try:
-        return replace(outcome, bundle=str(artifacts.write(place, files, secrets, settings.sign_key)))
+        return replace(outcome, bundle=str(artifacts.write(place, files, secrets(settings), settings.sign_key)))
     except EvidenceMissing as e:
         verdict = Verdict.UNKNOWN if outcome.verdict is Verdict.PASS else outcome.verdict
         return replace(outcome, verdict=verdict, why=outcome.why or e.message)

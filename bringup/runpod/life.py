@@ -11,7 +11,7 @@ from bringup import artifacts, many, probes
 from bringup.edge.http import Http
 from bringup.edge.runpod import ApiError, RunPod
 from bringup.errors import BringupError, NeverReady, TargetUnavailable, UsageError
-from bringup.key import api_key
+from bringup.key import api_key, secrets
 from bringup.plan import SERVER_PORT, Plan
 from bringup.ready import LAST_LINES, Moments, ask
 from bringup.records import Verdict
@@ -210,8 +210,7 @@ def _look(run: Run) -> dict[str, Any]:
 
 def _logs(run: Run) -> str:
     """The end of the pod's console, without secrets; empty where it cannot be had."""
-    secrets = [key] if (key := api_key(run.settings)) else []
-    return redact(run.cloud.logs(run.owned.id or "", LAST_LINES, LOG_SECONDS), secrets)
+    return redact(run.cloud.logs(run.owned.id or "", LAST_LINES, LOG_SECONDS), secrets(run.settings))
 
 
 def _unless_kept(run: Run) -> bool:
