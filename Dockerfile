@@ -150,10 +150,14 @@ RUN --mount=type=bind,source=models,target=/src/models \
     chmod -R u=rwX,go=rX /slots /receipt; \
     find /slots /receipt -exec touch -h -d @0 {} +
 
-# Our own code, the layer that changes most.
+# Our own code, the layer that changes most, and the command `bringup` for who works in the container.
 FROM wheels AS app
 COPY bringup /out/src/bringup
 RUN set -eu; \
+    mkdir /command; \
+    printf '#!/bin/sh\nexec /opt/venv/bin/python -m bringup "$@"\n' >/command/bringup; \
+    chmod 755 /command/bringup; \
+    touch -d @0 /command/bringup; \
     chmod -R u=rwX,go=rX /out; \
     find /out -exec touch -h -d @0 {} +; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /out -p /opt/bringup /out/src; \
@@ -168,6 +172,7 @@ RUN mkdir /list && HOME=/tmp VLLM_NO_USAGE_STATS=1 /opt/venv/bin/python -m bring
 FROM wheels AS server
 ARG MODEL=tiny-qwen2
 ENV BRINGUP_MODEL=${MODEL} \
+    BRINGUP_TARGET=local \
     PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/var/lib/bringup \
     VLLM_CACHE_ROOT=/var/lib/bringup/cache \
@@ -194,6 +199,7 @@ COPY --link --from=weights /slots/8/ /opt/bringup/
 COPY --link --from=weights /receipt/ /opt/bringup/
 COPY --link --from=imports /list/ /opt/bringup/
 COPY --link --from=app /out/ /opt/bringup/
+COPY --link --from=app /command/ /usr/local/bin/
 USER 1000:0
 WORKDIR /var/lib/bringup
 VOLUME /var/lib/bringup

@@ -19,7 +19,6 @@ from bringup.records import ProbeRecord, Status
 from bringup.redact import redact
 from bringup.server import Container, Server
 
-STATE = "/var/lib/bringup"
 SUMS = signature.SUMS
 ROOM = 4 * 2**20  # bytes; several times what a bundle takes
 SAMPLE_PROMPT = "What is inference optimization?"  # the runbook's
@@ -59,11 +58,12 @@ def gather(server: Server, plan: Plan, image: dict[str, Any]) -> tuple[dict[str,
     """The files that come from the running (or dead) server, and the names of those that could not be had."""
     container = server.container
     assert container is not None  # noqa: S101 - only targets with a container are collected from
+    log = f"{container.state_dir}/run/server.jsonl"
     files = {"plan.json": as_json(plan.to_dict()), "image.json": as_json(image)}
     missing = []
     sources: dict[str, Callable[[], str]] = {
         "server.log": container.logs,
-        "server.jsonl": lambda: container.copy_out(f"{STATE}/run/server.jsonl").decode("utf-8", "replace"),
+        "server.jsonl": lambda: container.copy_out(log).decode("utf-8", "replace"),
         "vllm_process.txt": lambda: _processes(container),
         "nvidia_smi_serving.txt": lambda: _nvidia_smi(container) if plan.flavour == "gpu" else NO_GPU,
         "sample_response.json": lambda: sample(server),

@@ -115,7 +115,7 @@ def command(function: Callable[..., Any]) -> click.Command:
 
 
 @command
-@takes(*SERVE, *BUILD, "artifacts", "sign_key", "suite", "request_timeout", "keep")
+@takes("target", *SERVE, *BUILD, "artifacts", "sign_key", "suite", "request_timeout", "keep")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors, where the evidence is, and the verdict.")
 def up(watch: Any, settings: Settings, sources: dict[str, str], quiet: bool) -> int:
     """Check, build if needed, start, wait for the first token, verify, collect: the main job.
@@ -142,7 +142,7 @@ def _conclude(watch: Any, record: Any, bundle: Path) -> int:
 
 
 @command
-@takes(*WHERE, "artifacts", "sign_key", "suite", "request_timeout")
+@takes("target", *WHERE, "artifacts", "sign_key", "suite", "request_timeout")
 @click.option("--probe", "asked", multiple=True, metavar="NAME", help="Ask only this probe; may be repeated.")
 @click.argument("urls", metavar="[URL]...", nargs=-1)
 @click.option(
@@ -163,7 +163,7 @@ def verify(
     The key for URL comes from --api-key-file or the variable BRINGUP_API_KEY. Several, or --from, write a bundle each
     to --artifacts; the worst verdict is the exit code.
     """
-    from bringup import probes, workflow
+    from bringup import address, probes, workflow
 
     if strange := sorted(set(asked) - set(probes.PROBES)):
         raise UsageError(f"there is no probe {', '.join(strange)}", hint=f"there are {', '.join(probes.PROBES)}")
@@ -172,7 +172,7 @@ def verify(
 
         return verify_many(watch, settings, urls, source, asked, expect_model, jobs)
     if urls:
-        records = workflow.verify_address(urls[0], settings, expect_model, watch, asked)
+        records = address.verify_address(urls[0], settings, expect_model, watch, asked)
     else:
         run = workflow.prepare("verify", settings, sources, watch)
         run.asked = asked
@@ -190,7 +190,7 @@ def _scope(records: tuple[ProbeRecord, ...], verdict: Verdict) -> str:
 
 
 @command
-@takes(*WHERE, "artifacts", "sign_key", "suite", "request_timeout")
+@takes("target", *WHERE, "artifacts", "sign_key", "suite", "request_timeout")
 def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Verify the running server and write the evidence into a new bundle."""
     from bringup import artifacts, workflow
@@ -199,8 +199,7 @@ def collect(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     run = workflow.prepare("collect", settings, sources, watch)
     container, server = workflow.attach(run)
     workflow.probe(run, server)
-    raw = run.engine.image(container.state().image_id) or {}
-    record, bundle = workflow.collect(run, server, container, raw)
+    record, bundle = workflow.collect(run, server, container, container.image())
     return _conclude(watch, record, bundle)
 
 
@@ -232,7 +231,7 @@ def build(watch: Any, settings: Settings, sources: dict[str, str], warm: bool) -
 
 
 @command
-@takes(*WHERE)
+@takes("target", *WHERE)
 @click.option("--tail", type=click.IntRange(1), help="Only the last lines.")
 def logs(watch: Any, settings: Settings, sources: dict[str, str], tail: int | None) -> int:
     """Print the server's console output, of a stopped container too."""
@@ -244,7 +243,7 @@ def logs(watch: Any, settings: Settings, sources: dict[str, str], tail: int | No
 
 
 @command
-@takes("project")
+@takes("target", "project")
 @click.option("--volumes", is_flag=True, help="Remove its caches and its volume of weights too.")
 def down(watch: Any, settings: Settings, sources: dict[str, str], volumes: bool) -> int:  # noqa: ARG001
     """Stop and remove the server; the caches stay."""
@@ -257,7 +256,7 @@ def down(watch: Any, settings: Settings, sources: dict[str, str], volumes: bool)
 
 
 @command
-@takes(*SERVE, "artifacts", "request_timeout")
+@takes("target", *SERVE, "artifacts", "request_timeout")
 def plan(watch: Any, settings: Settings, sources: dict[str, str]) -> int:
     """Show what `up` would do, and where each setting comes from. Starts nothing."""
     from bringup import workflow

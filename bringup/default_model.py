@@ -8,8 +8,11 @@ from bringup import catalog
 from bringup.catalog import TINY, Model
 from bringup.edge.docker import Engine
 from bringup.errors import TargetUnavailable, UsageError
-from bringup.settings import AUTO, BAKED, Settings, variable
+from bringup.plan import NO_MODEL
+from bringup.server import Target
+from bringup.settings import AUTO, BAKED, LOCAL, Settings, variable
 from bringup.targets.compose import ComposeTarget
+from bringup.targets.local import LocalTarget
 from bringup.weights.hub import Hub
 
 PATIENCE = 3.0  # seconds for the Hub's first word
@@ -26,18 +29,23 @@ def resolve(settings: Settings, engine: Engine, reachable: bool, flavour: str) -
     """
     models = catalog.load()
     name, reason = settings.model, ""
-    if name == AUTO:
+    if name in (AUTO, NO_MODEL):
+        reachable = reachable or settings.target == LOCAL
         name, reason = _served(settings, engine) if reachable else ("", "")
         if not name:
-            name, reason = _default(models, settings, engine if reachable else None, flavour)
+            on_engine = reachable and settings.target != LOCAL
+            name, reason = _default(models, settings, engine if on_engine else None, flavour)
     return dataclasses.replace(settings, model=name), catalog.choose(models, name), reason
 
 
 def _served(settings: Settings, engine: Engine) -> tuple[str, str]:
-    container = ComposeTarget(engine, settings.project).container()
+    target: Target = (
+        LocalTarget(settings.project) if settings.target == LOCAL else ComposeTarget(engine, settings.project)
+    )
+    container = target.container()
     variables = container.inspect().get("Config", {}).get("Env") or [] if container else []
     name = next((v.partition("=")[2] for v in variables if v.startswith(variable("model") + "=")), "")
-    return name, f"the container of the project {settings.project} has it"
+    return name, f"the server of the project {settings.project} has it"
 
 
 def _default(models: dict[str, Model], settings: Settings, engine: Engine | None, flavour: str) -> tuple[str, str]:

@@ -19,9 +19,7 @@ from bringup.plan import Plan
 from bringup.ready import Moments
 from bringup.server import Container
 
-CACHES = "/var/lib/bringup/cache"
-FACTORS = "/var/lib/bringup/run/caches-before.json"
-PYTHON = "/opt/venv/bin/python"
+CACHES, FACTORS = "cache", "run/caches-before.json"  # in the state directory
 CURVE = 400  # samples in ledger.json; more than a plot can show
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
@@ -113,14 +111,14 @@ def _caches(reader: Any, judge: Any, made: Derived, evidence: Evidence, containe
 
 def _factors_before(container: Container) -> Any:
     try:
-        return json.loads(container.copy_out(FACTORS))
+        return json.loads(container.copy_out(f"{container.state_dir}/{FACTORS}"))
     except (BringupError, ValueError):
         return None
 
 
 def _factors_now(container: Container) -> Any:
     try:
-        code, output = container.execute([PYTHON, "-m", "bringup.inside.profile", "factors"])
+        code, output = container.execute([container.python, "-m", "bringup.inside.profile", "factors"])
         return json.loads(output) if code == 0 else None
     except (BringupError, ValueError):
         return None
@@ -180,7 +178,7 @@ def _look(evidence: Evidence, container: Container) -> tuple[ledger.Sample, froz
 def _size_of_caches(container: Container) -> int | None:
     """Bytes of files below the cache directory; None where nobody can look."""
     try:
-        code, output = container.execute(["du", "--summarize", "--bytes", CACHES])
+        code, output = container.execute(["du", "--summarize", "--bytes", f"{container.state_dir}/{CACHES}"])
     except BringupError:
         return None
     word = output.split(maxsplit=1)[0] if output.strip() else ""

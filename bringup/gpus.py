@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bringup.errors import UsageError
+
 CDI = "nvidia.com/gpu="  # vendor and class of the devices in the spec that `nvidia-ctk cdi generate` writes
 
 
@@ -32,6 +34,30 @@ def override(service: str, asked: str | None, *, cdi: bool) -> str:
         f"services:\n  {service}:\n    deploy:\n      resources:\n        reservations:\n"
         f"          devices: !override {devices}\n"  # without the tag compose appends to the list
     )
+
+
+def inspected(asked: str | None) -> list[dict[str, Any]]:
+    """What an engine would show of a container that was given them; `of_container` reads it back."""
+    kind, _, names = (asked or "1").partition("=")
+    if kind == "device":
+        return [{"DeviceIDs": names.split(",")}]
+    return [{"Count": -1 if kind == "all" else int(kind)}]
+
+
+def visible(asked: str | None) -> str | None:
+    """CUDA_VISIBLE_DEVICES for a process that is to use these alone; None: as it is.
+
+    Raises:
+        UsageError: a MIG device by its place, which CUDA does not know.
+    """
+    kind, _, names = (asked or "all").partition("=")
+    if kind == "all":
+        return None
+    if kind != "device":
+        return ",".join(str(index) for index in range(int(kind)))
+    if ":" in names:
+        raise UsageError(f"--gpus {asked}: CUDA knows a MIG device by its UUID only", hint="`nvidia-smi -L` lists them")
+    return names
 
 
 def of_container(inspected: dict[str, Any]) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from bringup import image
 from bringup.bundle import RECORD, part
-from bringup.edge.docker import Engine
 from bringup.plan import Plan
+from bringup.server import Target
 from bringup.timeline import Anchors
 from bringup.timeline.live import Expected, expected
 
@@ -16,12 +16,12 @@ COLD, WARM = "cold", "warm"
 LOOKED_AT = 20  # of the newest bundles
 
 
-def last_start(directory: Path, plan: Plan, engine: Engine) -> Expected | None:
+def last_start(directory: Path, plan: Plan, target: Target) -> Expected | None:
     """The newest start that passed, of the same project, model and flavour; None where there is none.
 
     A cold start is not held against a warm one, nor the other way round, where both can be told.
     """
-    kind = kind_now(plan, engine)
+    kind = kind_now(plan, target)
     for record in sorted(directory.glob(f"*/{RECORD}"), reverse=True)[:LOOKED_AT]:
         found = part(record)
         if not _same(found, plan) or {kind, kind_of(found)} == {COLD, WARM}:
@@ -37,11 +37,11 @@ def last_start(directory: Path, plan: Plan, engine: Engine) -> Expected | None:
     return None
 
 
-def kind_now(plan: Plan, engine: Engine) -> str:
-    """Warm if the project has its state volume, cold if not; empty if the image brings caches of its own."""
-    if engine.has_volume(f"{plan.project}_state"):
+def kind_now(plan: Plan, target: Target) -> str:
+    """Warm if the project has caches, cold if not; empty if the image brings caches of its own."""
+    if target.has_caches():
         return WARM
-    baked = image.summary(engine.image(plan.image) or {})["labels"]
+    baked = image.summary(target.image(plan) or {})["labels"]
     return "" if image.WARM_LABEL in baked else COLD
 
 

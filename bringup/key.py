@@ -37,9 +37,14 @@ def _api_keys(settings: Settings) -> list[str]:
 
 def own_file(project: str, environ: Mapping[str, str]) -> Path:
     """Where the key lies that `up` makes for a project: with this user's state, beside no checkout and in no bundle."""
+    return state_home(environ) / f"{project}.key"
+
+
+def state_home(environ: Mapping[str, str]) -> Path:
+    """Where this user's programs keep what they need again, as the XDG base directories have it; ours of it."""
     state = Path(environ.get("XDG_STATE_HOME", ""))
     base = state if state.is_absolute() else Path.home() / ".local" / "state"
-    return base / "bringup" / f"{project}.key"
+    return base / "bringup"
 
 
 def make_key(file: Path) -> bool:

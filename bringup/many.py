@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bringup import __version__, artifacts, probes, provenance, workflow
+from bringup import __version__, address, artifacts, probes, provenance
 from bringup.edge import children, descriptors
 from bringup.edge.http import Http
 from bringup.errors import BringupError, EvidenceMissing, UsageError
@@ -202,7 +202,7 @@ def verify(
     """Ask one address; `on_probe` is told what is asked next."""
     started, began = time.time(), time.monotonic()
     names = asked or probes.SUITES[settings.suite]
-    server, silent = workflow.server_at(url, settings, named)
+    server, silent = address.server_at(url, settings, named)
     records = tuple(probes.unanswered(silent, names) if silent else probes.verify(server, on_probe, names))
     sample, lacking = None, next((f"not asked: {r.name} failed" for r in records if r.status is Status.FAIL), "")
     if not lacking:

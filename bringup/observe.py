@@ -36,7 +36,7 @@ class Eye:
 
     def follow(self, container: Container) -> None:
         """From now on look at the processes of this container, too."""
-        self._members = proc.Members(container.state().id) if self._local else None
+        self._members = container.members() if self._local else None
         self._container = container
 
     def look(self, *, closely: bool = False) -> Sample:
@@ -144,9 +144,9 @@ def thinned(samples: list[Sample]) -> list[Sample]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a server that is about to end holds; `container` empty: nobody could look; `gpu` None: no NVML."""
+    """What a server that is about to end holds; `members` None: nobody could look; `gpu` None: no NVML."""
 
-    container: str = ""
+    members: proc.Members | None = None
     pids: frozenset[int] = frozenset()
     gpu: int | None = None
 
@@ -185,15 +185,15 @@ def held(container: Container | None, *, local: bool, known: frozenset[int] = fr
     with eye(on_gpu=True, local=True) as looking:
         looking.follow(container)
         now, pids = looking.look(), looking.pids | known
-        return Held(container.state().id, pids, now.held(pids))
+        return Held(container.members(), pids, now.held(pids))
 
 
 def release(before: Held, *, within: float = RELEASED_WITHIN) -> Release:
     """Look after the container was stopped, until nothing is left or the time is over."""
-    if not before.container:
+    members = before.members
+    if members is None:
         return Release("unknown", reason="its processes are not on this host, or could not be seen")
     begun = time.monotonic()
-    members = proc.Members(before.container)
     with eye(on_gpu=True, local=True) as looking:
         while True:
             left, memory = members.pids(), looking.look().held(before.pids)

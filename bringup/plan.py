@@ -15,12 +15,13 @@ from bringup import fit, gpus, profile
 from bringup.catalog import VLLM_VERSION, Canary, Model
 from bringup.errors import UsageError
 from bringup.fingerprint import Fingerprint
-from bringup.settings import BAKED, VOLUME, Settings, server_environment
+from bringup.settings import BAKED, COMPOSE, LOCAL, VOLUME, Settings, server_environment
 
 MODELS_DIR = "/opt/bringup/models"  # baked weights
 WEIGHTS_DIR = "/weights"  # the volume, or where a directory of the host is mounted
 NO_MODEL = "none"  # what the Dockerfile and the image's label call no weights
-SERVER_PORT = 8000  # inside the container
+SERVER_PORT = 8000  # inside the container, unless its variable PORT says another
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the container's own address; the host publishes it on `bind`
 SERVICE = "server"  # of compose.yaml
 CDI_FILE = "compose.cdi.yaml"
 
@@ -48,9 +49,9 @@ class Expect:
 class Plan:
     """Everything a target needs to start the server, and everything the probes expect of it.
 
-    Times in seconds. `weights`: baked, volume, or a directory of the host. `sources` says where each setting came from
-    (flag, environment, file, default). `shape`: the model's dimensions, where they are known. `gpus`: what is
-    reserved, as the setting says it; None is the first GPU.
+    Times in seconds. `target`: compose or local. `weights`: baked, volume, or a directory of the host. `sources` says
+    where each setting came from (flag, environment, file, default). `shape`: the model's dimensions, where they are
+    known. `gpus`: what is reserved, as the setting says it; None is the first GPU.
     """
 
     project: str
@@ -71,6 +72,7 @@ class Plan:
     sources: dict[str, str]
     shape: fit.Shape | None = None
     gpus: str | None = None
+    target: str = COMPOSE
 
     @property
     def reservation(self) -> str | None:
@@ -105,6 +107,11 @@ def is_loopback(address: str) -> bool:
         raise UsageError(f"{address!r} is not an IP address", hint="give --bind an address of this host") from None
 
 
+def image_name(flavour: str, model: str, weights: str | Path) -> str:
+    """What an image is called that nobody named."""
+    return f"bringup:{flavour}-{model}" if weights == BAKED else f"bringup:{flavour}"
+
+
 def baked_model(weights: object, model: str) -> str:
     """What is to be baked into an image that gets its weights from there."""
     return model if weights == BAKED else NO_MODEL
@@ -117,16 +124,18 @@ def model_path(settings: Settings) -> str:
     return f"{WEIGHTS_DIR}/{settings.model}" if settings.weights == VOLUME else str(settings.weights)
 
 
-def server_argv(settings: Settings, flavour: str, tools: str = "") -> tuple[str, ...]:
+def server_argv(
+    settings: Settings, flavour: str, tools: str = "", host: str = EVERYWHERE, port: int = SERVER_PORT
+) -> tuple[str, ...]:
     """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start).
 
-    `tools`: the parser of the model's tool calls, empty where it makes none.
+    `tools`: the parser of the model's tool calls, empty where it makes none; `host`, `port`: where it listens.
     """
     argv = [
         "--model", model_path(settings),
         "--served-model-name", settings.served_model_name or settings.model,
-        "--host", "0.0.0.0",  # noqa: S104 - the container's own address; the host publishes it on `bind`
-        "--port", str(SERVER_PORT),
+        "--host", host,
+        "--port", str(port),
     ]  # fmt: skip
     if settings.max_model_len is not None:
         argv += ["--max-model-len", str(settings.max_model_len)]
@@ -157,25 +166,27 @@ def make_plan(
             f"--gpus {settings.gpus} asks for GPUs, and the {name} flavour uses none ({reason})",
             hint="give --flavour gpu, or leave --gpus out",
         )
-    inside, timeout = settings, settings.timeout
+    inside, timeout, local = settings, settings.timeout, settings.target == LOCAL
     if isinstance(settings.weights, Path):
         settings = dataclasses.replace(settings, weights=settings.weights.absolute())
-        inside = dataclasses.replace(settings, weights=Path(WEIGHTS_DIR, model.name))
+        inside = settings if local else dataclasses.replace(settings, weights=Path(WEIGHTS_DIR, model.name))
     elif settings.weights == VOLUME:  # the first start fetches before it serves
         timeout += settings.fetch_timeout
-    host = "127.0.0.1" if settings.bind in ("0.0.0.0", "localhost") else settings.bind  # noqa: S104
+    host = "127.0.0.1" if settings.bind in (EVERYWHERE, "localhost") else settings.bind
+    bind = "127.0.0.1" if settings.bind == "localhost" else settings.bind  # compose takes addresses only
+    listens = (bind, settings.port) if local else (EVERYWHERE, SERVER_PORT)
     return Plan(
         project=settings.project,
         model=model.name,
         flavour=name,
         flavour_reason=reason,
-        image=settings.image or (f"bringup:{name}-{model.name}" if settings.weights == BAKED else f"bringup:{name}"),
+        image="" if local else settings.image or image_name(name, model.name, settings.weights),
         weights=str(settings.weights),
-        argv=server_argv(inside, name, model.tools),
+        argv=server_argv(inside, name, model.tools, *listens),
         environment=server_environment(settings),
-        compose_files=compose_files(name, settings.weights, cdi=cdi),
+        compose_files=() if local else compose_files(name, settings.weights, cdi=cdi),
         base_url=f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}",
-        bind="127.0.0.1" if settings.bind == "localhost" else settings.bind,  # compose takes addresses only
+        bind=bind,
         port=settings.port,
         timeout=timeout,
         request_timeout=settings.request_timeout,
@@ -192,6 +203,7 @@ def make_plan(
         sources=sources,
         shape=model.shape,
         gpus=settings.gpus,
+        target=settings.target,
     )
 
 

@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bringup import catalog, clock, image
-from bringup.edge.docker import Engine
 from bringup.errors import BringupError
+from bringup.lock import LOCK
 from bringup.plan import Plan
 from bringup.redact import shown_variables
 from bringup.server import Container
-from bringup.settings import Settings, fields, render
+from bringup.settings import LOCAL, Settings, fields, render
 from bringup.targets.compose import project_root
+from bringup.targets.local import IN_IMAGE
+from bringup.weights.verify import sha256_of
 
 DATE = ["date", "+%s.%N"]
 
@@ -49,7 +51,12 @@ def model(plan: Plan) -> dict[str, Any] | None:
 
 
 def locks(plan: Plan) -> dict[str, str]:
-    """The sums of this checkout's locks; those that the image was built from are its labels."""
+    """The sums of this checkout's locks; those that the image was built from are its labels.
+
+    Of a server without an image: of what its interpreter was made from, if that says so, and of the weights' lock.
+    """
+    if plan.target == LOCAL:
+        return {"weights": sha256_of(LOCK)} | ({"wheels": sha256_of(IN_IMAGE)} if IN_IMAGE.is_file() else {})
     return image.lock_sums(project_root(), plan.flavour)
 
 
@@ -72,14 +79,14 @@ def container(seen: Container | None) -> dict[str, Any]:
     return state | {"argv": argv, "environment": shown_variables(variables)}
 
 
-def clocks(began: Began, engine: Engine, seen: Container | None) -> dict[str, Any]:
+def clocks(began: Began, engine: clock.Offset, seen: Container | None) -> dict[str, Any]:
     """This host's clock against the engine's and the container's, and whether it was set while we looked."""
     wall, monotonic = time.time() - began.wall, time.monotonic() - began.monotonic
     return {
         "wall_seconds": round(wall, 6),
         "monotonic_seconds": round(monotonic, 6),
         "stepped_seconds": round(wall - monotonic, 6),
-        "engine": dataclasses.asdict(clock.offset(engine.clock, "SystemTime of the engine's /info")),
+        "engine": dataclasses.asdict(engine),
         "container": dataclasses.asdict(clock.offset(lambda: _date(seen), f"`{' '.join(DATE)}` in the container")),
     }
 

@@ -94,7 +94,7 @@ def wait_ready(
             return max(0.0, moments.first_token - (moments.container_started or moments.first_token))
         time.sleep(POLL)
     raise NeverReady(
-        f"no token within {timeout:g} s; the container is {container.state().status}, the last try: {last}",
+        f"no token within {timeout:g} s; the {state.noun} is {container.state().status}, the last try: {last}",
         detail=last_lines(container),
     )
 
@@ -136,9 +136,9 @@ def died(state: ContainerState) -> str:
     if state.oom_killed:
         return "the server was killed for want of memory (the host's or the container's limit)"
     if state.status == "paused":
-        return "the container is paused"
+        return f"the {state.noun} is paused"
     why = f" ({Exit(state.exit_code).meaning})" if state.exit_code in TELLING else ""
-    return f"the server died while starting: the container is {state.status}, exit code {state.exit_code}{why}"
+    return f"the server died while starting: the {state.noun} is {state.status}, exit code {state.exit_code}{why}"
 
 
 def last_lines(container: Container) -> str:

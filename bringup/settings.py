@@ -19,6 +19,7 @@ from bringup.errors import UsageError
 
 PREFIX = "BRINGUP_"
 BAKED, VOLUME = "baked", "volume"
+COMPOSE, LOCAL = "compose", "local"  # targets
 AUTO = "auto"
 
 
@@ -191,6 +192,10 @@ class Settings:
     )
     api_key: str | None = _option(None, "The API key itself, for `verify URL`.", hidden=True)
     port: int = _option(8000, "Host port.", between(1, 65535, int), "PORT")
+    target: str = _option(
+        COMPOSE, "Where the server runs: `compose`, a container of a Docker Engine; `local`, a process of this "
+        "machine, in a pod or on a bare box.", one_of(COMPOSE, LOCAL), "TARGET",
+    )  # fmt: skip
     flavour: str = _option(
         "auto", "Image flavour: gpu, cpu, or auto by what the host has.", one_of("auto", "gpu", "cpu"), "FLAVOUR"
     )

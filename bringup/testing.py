@@ -12,8 +12,8 @@ from bringup.checks.facts import needs_cdi
 from bringup.edge.docker import Engine, answers, device_request
 from bringup.edge.http import Http
 from bringup.errors import BringupError, NeverReady, UsageError
-from bringup.inside.start import EVERYWHERE, refuse_key_in_argv
-from bringup.plan import NO_MODEL, SERVER_PORT, Expect, expect_remote, make_plan, server_argv
+from bringup.inside.start import refuse_key_in_argv
+from bringup.plan import EVERYWHERE, NO_MODEL, SERVER_PORT, Expect, expect_remote, make_plan, server_argv
 from bringup.ready import Moments, died, last_lines, wait_ready
 from bringup.records import ProbeRecord
 from bringup.server import Server

@@ -20,7 +20,6 @@ from bringup.server import Container
 from bringup.targets.compose import ComposeTarget
 from bringup.workflow import Run
 
-PYTHON = "/opt/venv/bin/python"
 LOOPBACK = "127.0.0.1"
 
 
@@ -68,7 +67,7 @@ def packed(container: Container) -> dict[str, Any]:
     Raises:
         BuildFailed: it could not, or there was nothing to pack.
     """
-    code, output = container.execute([PYTHON, "-m", "bringup.inside.warm", "pack"])
+    code, output = container.execute([container.python, "-m", "bringup.inside.warm", "pack"])
     try:
         told = dict(json.loads(output)) if code == 0 else {}
     except (ValueError, TypeError):

@@ -16,7 +16,6 @@ from typing import Any
 from bringup import (
     __version__,
     artifacts,
-    catalog,
     checks,
     default_model,
     derive,
@@ -28,22 +27,24 @@ from bringup import (
     provenance,
 )
 from bringup.checks import facts
-from bringup.edge import gpu, host
+from bringup.edge import gpu, host, place
 from bringup.edge.docker import START_ENGINE, Engine
 from bringup.edge.http import Http
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key, make_key, own_file, secrets
 from bringup.ledger import Observation
-from bringup.plan import Plan, expect_remote, is_loopback, make_plan, require_fetchable
-from bringup.probes import answers
+from bringup.plan import Plan, is_loopback, make_plan, require_fetchable
 from bringup.ready import Moments, wait_ready
 from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRecord, Verdict, verdict_of
 from bringup.redact import redact
 from bringup.report import pages
-from bringup.server import Server
-from bringup.settings import Settings
-from bringup.targets.compose import ComposeTarget, EngineContainer, project_root, require_weights
+from bringup.server import Container, Server, Target
+from bringup.settings import COMPOSE, LOCAL, Settings
+from bringup.targets import local
+from bringup.targets.compose import ComposeTarget, project_root, require_weights
 from bringup.watch import Watch
+
+NOUNS = {COMPOSE: "container", LOCAL: "process"}  # what a target starts
 
 
 @dataclass
@@ -66,6 +67,11 @@ class Run:
     observed: Observation = field(default_factory=Observation)
     derived: derive.Derived = field(default_factory=derive.Derived)
 
+    @property
+    def target(self) -> Target:
+        """Where the plan's server runs."""
+        return target_of(self.plan.target, self.plan.project, self.engine, self.plan.compose_files)
+
     @contextmanager
     def step(self, name: str, shown: AbstractContextManager[Any] | None = None) -> Any:
         """Time a step and show it, as `shown` does or as any step."""
@@ -76,7 +82,7 @@ class Run:
             finally:
                 self.steps.append(StepRecord(name=name, seconds=round(time.monotonic() - began, 3)))
 
-    def record(self, container: EngineContainer | None, raw_image: dict[str, Any], error: str = "") -> RunRecord:
+    def record(self, container: Container | None, raw_image: dict[str, Any], error: str = "") -> RunRecord:
         """The record of the run so far; a run that ended in an error has failed, whatever else was seen."""
         return RunRecord(
             tool_version=__version__,
@@ -98,24 +104,43 @@ class Run:
             model=provenance.model(self.plan),
             locks=provenance.locks(self.plan),
             settings=provenance.settings_shown(self.settings),
-            clocks=provenance.clocks(self.began, self.engine, container),
+            clocks=provenance.clocks(self.began, self.target.clock(), container),
             error=error,
         )
+
+
+def target_of(name: str, project: str, engine: Engine, *files: tuple[str, ...]) -> Target:
+    """A project on a target; `files`: the compose files, where that is one."""
+    return local.LocalTarget(project) if name == LOCAL else ComposeTarget(engine, project, *files)
 
 
 def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> Run:
     """Look at the host, choose the flavour, freeze the plan."""
     settings, sources = keyed(command, settings, sources, watch)
     engine = Engine()
-    seen = facts.gather_engine_gpu(engine)
-    flavour = facts.choose_flavour(settings.flavour, *seen)
+    on_engine = settings.target != LOCAL
+    seen = facts.gather_engine_gpu(engine) if on_engine else facts.gather_gpu_alone()
+    here = None if on_engine else place.read()
+    flavour = (
+        facts.choose_flavour(settings.flavour, *seen)
+        if here is None
+        else facts.choose_here(settings.flavour, here, seen[1])
+    )
     settings, model, why = default_model.resolve(settings, engine, seen[0].reachable, flavour[0])
     if why:
         watch.say(f"model {model.name}: {why}")
+    if here is not None:
+        settings = dataclasses.replace(settings, weights=local.weights_place(settings, model.name))
     if command in ("up", "plan", "doctor"):  # not `build`: the image without weights is the same for every model
         require_fetchable(settings, model)
     plan = make_plan(settings, model, flavour, sources, cdi=facts.needs_cdi(seen[0]))
-    return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
+    if here is None:
+        return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
+    own = local.LocalTarget(plan.project)
+    found = facts.gather_here(
+        plan, here, seen, own.serving(plan.port), own.directory, local.is_there(plan.weights, plan.model)
+    )
+    return Run(command, settings, plan, engine, found, watch)
 
 
 def keyed(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> tuple[Settings, dict[str, str]]:
@@ -146,18 +171,18 @@ def require(run: Run) -> None:
     failed = [c for c in examine(run) if c.status is Status.FAIL]
     if failed:
         run.watch.checks(run.checks)
-        if not run.host.engine.reachable:
+        if run.plan.target != LOCAL and not run.host.engine.reachable:
             raise TargetUnavailable(run.host.engine.error, hint=failed[0].remedy)
         first = failed[0]
         raise CheckFailed(f"check {first.name}: found {first.found}; needed {first.needed}", hint=first.remedy)
 
 
 def _need_engine(run: Run) -> None:
-    if not run.host.engine.reachable:
+    if run.plan.target != LOCAL and not run.host.engine.reachable:
         raise TargetUnavailable(run.host.engine.error, hint=START_ENGINE)
 
 
-def _server(run: Run, container: EngineContainer, vram_before: int | None = None) -> Server:
+def _server(run: Run, container: Container, vram_before: int | None = None) -> Server:
     return Server(
         http=Http(run.plan.base_url, api_key(run.settings)),
         expect=run.plan.expect,
@@ -165,6 +190,7 @@ def _server(run: Run, container: EngineContainer, vram_before: int | None = None
         container=container,
         vram_before=vram_before,
         gpus=run.plan.gpus,
+        own_gpus=run.host.own_gpus,
     )
 
 
@@ -191,12 +217,13 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
     Raises:
         BringupError: a step before the verdict failed; its bundle is written where there was a container.
     """
-    require_weights(run.plan)
+    if run.plan.target != LOCAL:
+        require_weights(run.plan)
     artifacts.check_destination(run.settings.artifacts, run.settings.sign_key)
     require(run)
-    raw_image = run.engine.image(run.plan.image) or build(run)
+    target = run.target
+    raw_image = target.image(run.plan) or build(run)
     run.watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
-    target = ComposeTarget(run.engine, run.plan.project, run.plan.compose_files)
     before = target.container()
     running_before = before.id if before and before.state().status in ("running", "paused") else None
     good = False
@@ -211,7 +238,7 @@ def bring_up(run: Run) -> tuple[RunRecord, Path]:
             _clear(run, target, running_before)
 
 
-def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
+def _clear(run: Run, target: Target, running_before: str | None) -> None:
     container = target.container()
     if container is not None and container.id == running_before:
         run.watch.say("the server was running before and is left so")
@@ -227,7 +254,7 @@ def _clear(run: Run, target: ComposeTarget, running_before: str | None) -> None:
 
 
 def stop(
-    target: ComposeTarget, *, local: bool, volumes: bool = False, known: frozenset[int] = frozenset()
+    target: Target, *, local: bool, volumes: bool = False, known: frozenset[int] = frozenset()
 ) -> observe.Release | None:
     """Take the project down, and see whether its processes and their memory are gone; None: it had no container."""
     container = target.container()
@@ -239,7 +266,7 @@ def stop(
     return observe.release(held) if container else None
 
 
-def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[EngineContainer, Server]:
+def start(run: Run, target: Target, running_before: str | None) -> tuple[Container, Server]:
     """Start the container and wait for the first token; a start that fails leaves a bundle.
 
     `running_before`: id of the project's container if it ran before us; then its start was not observed.
@@ -248,10 +275,10 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
         NeverReady: it could not be started, died, went away, or gave no token in time.
     """
     vram = gpu.memory_used(run.plan.gpus) if run.plan.expect.gpu else None
-    before = history.last_start(run.settings.artifacts, run.plan, run.engine)
+    before = history.last_start(run.settings.artifacts, run.plan, target)
     run.moments = Moments(asked=time.time())
     with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local, gpus=run.plan.gpus) as sampler:
-        with run.step("start the container") as detail:
+        with run.step(f"start the {NOUNS[run.plan.target]}") as detail:
             container = target.up(run.plan, detail)
         sampler.follow(container)
         server = _server(run, container, vram)
@@ -271,10 +298,10 @@ def start(run: Run, target: ComposeTarget, running_before: str | None) -> tuple[
     return container, server
 
 
-def _evidence(run: Run, server: Server, container: EngineContainer, error: str) -> str:
+def _evidence(run: Run, server: Server, container: Container, error: str) -> str:
     """Where the evidence of a failed start lies; that there is none must not hide why the start failed."""
     try:
-        _, bundle = collect(run, server, container, run.engine.image(run.plan.image) or {}, error)
+        _, bundle = collect(run, server, container, run.target.image(run.plan) or {}, error)
     except BringupError as e:
         return f"there is no bundle: {e.message}"
     return f"the evidence is in {bundle}"
@@ -288,7 +315,7 @@ def probe(run: Run, server: Server) -> tuple[ProbeRecord, ...]:
 
 
 def collect(
-    run: Run, server: Server, container: EngineContainer, raw_image: dict[str, Any], error: str = ""
+    run: Run, server: Server, container: Container, raw_image: dict[str, Any], error: str = ""
 ) -> tuple[RunRecord, Path]:
     """Write the bundle. Evidence that could not be had is a finding of its own, and makes the verdict unknown."""
     destination = (run.settings.artifacts / artifacts.name(run.plan, time.time())).absolute()
@@ -316,16 +343,16 @@ def collect(
     return record, bundle
 
 
-def attach(run: Run) -> tuple[EngineContainer, Server]:
+def attach(run: Run) -> tuple[Container, Server]:
     """The project's running server.
 
     Raises:
         TargetUnavailable: there is none.
     """
     _need_engine(run)
-    container = ComposeTarget(run.engine, run.plan.project).container()
+    container, noun = run.target.container(), NOUNS[run.plan.target]
     if container is None or (state := container.state()).status not in ("running", "paused"):
-        found = f"its container is {state.status}" if container else "it has no container"
+        found = f"its {noun} is {state.status}" if container else f"it has no {noun}"
         raise TargetUnavailable(
             f"the project {run.plan.project} has no running server: {found}", hint="run `bringup up`"
         )
@@ -340,43 +367,19 @@ def attach(run: Run) -> tuple[EngineContainer, Server]:
             f" not on {run.plan.port}",
             hint=f"give --port {ports[0]}" if ports else "run `bringup up`",
         )
-    return container, _server(run, container)
-
-
-def verify_address(
-    url: str, settings: Settings, named: str | None, watch: Watch, asked: tuple[str, ...] = ()
-) -> tuple[ProbeRecord, ...]:
-    """Ask a server anywhere; `named`: the model it must serve, else whatever it lists first; `asked`: see `Run`."""
-    names = asked or probes.SUITES[settings.suite]
-    server, silent = server_at(url, settings, named)
-    if silent:
-        return tuple(probes.unanswered(silent, names))
-    with watch.step("verify") as detail:
-        return tuple(probes.verify(server, detail, names))
-
-
-def server_at(url: str, settings: Settings, named: str | None) -> tuple[Server, str]:
-    """The server at an address, and why it does not answer; `named`: see `verify_address`."""
-    models = catalog.load()
-    http = Http(url, api_key(settings))
-    server = Server(http=http, expect=expect_remote(models, named), deadline=settings.request_timeout)
-    if named is not None:
-        return server, ""
-    listed = probes.ask("models", answers.first_listed, server)
-    if listed.status is Status.FAIL:  # one deadline is enough to know
-        return server, listed.found
-    return dataclasses.replace(server, expect=expect_remote(models, listed.data.get("id"))), ""
+    return container, _server(run, container, container.vram_before)
 
 
 def console_output(run: Run, tail: int | None) -> str:
-    """The log of the project's container, redacted.
+    """The log of the project's container or process, redacted.
 
     Raises:
-        TargetUnavailable: there is no container.
+        TargetUnavailable: there is none.
     """
-    container = ComposeTarget(run.engine, run.plan.project).container()
+    container = run.target.container()
     if container is None:
-        raise TargetUnavailable(f"the project {run.plan.project} has no container", hint="run `bringup up`")
+        found = f"the project {run.plan.project} has no {NOUNS[run.plan.target]}"
+        raise TargetUnavailable(found, hint="run `bringup up`")
     return redact(container.logs(tail), secrets(run.settings))
 
 
@@ -387,7 +390,8 @@ def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> observe.Rel
         CheckFailed: they still hold memory, or still run.
     """
     with watch.step("down"):
-        released = stop(ComposeTarget(Engine(), settings.project), local=host.engine_is_here(), volumes=volumes)
+        here = settings.target == LOCAL or host.engine_is_here()
+        released = stop(target_of(settings.target, settings.project, Engine()), local=here, volumes=volumes)
     if released and released.verdict == "leaked":
         raise CheckFailed(
             released.line,

@@ -16,11 +16,9 @@ from bringup.edge.http import NoAnswer
 from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable, UsageError
 from bringup.key import secrets
 from bringup.plan import SERVER_PORT
-from bringup.probes.behind import PYTHON
 from bringup.records import ProbeRecord, RunRecord, Status
 from bringup.redact import redact
 from bringup.server import Container, Server
-from bringup.targets.compose import EngineContainer
 from bringup.workflow import Run
 
 MISSING = 93  # exit code of CLIENT when vLLM's benchmark cannot be imported
@@ -199,11 +197,11 @@ def measure(
     Raises:
         EvidenceMissing: the client is not there, failed, took too long, or wrote no result.
     """
-    name = f"{artifacts.STATE}/run/bench-serve-{streams}-{time.time_ns()}"
+    name = f"{container.state_dir}/run/bench-serve-{streams}-{time.time_ns()}"
     mark, result = f"{name}.pid", f"{name}.json"
     argv = arguments(model, load, streams, seed, result)
     try:
-        code, output = container.execute([PYTHON, "-c", CLIENT, mark, str(math.ceil(load.limit)), *argv])
+        code, output = container.execute([container.python, "-c", CLIENT, mark, str(math.ceil(load.limit)), *argv])
         if code:
             raise _no_result(code, output, load)
         raw = json.loads(container.copy_out(result))
@@ -211,7 +209,7 @@ def measure(
         raise EvidenceMissing(f"vLLM's result cannot be read: {e}", id="bench-no-result") from e
     finally:
         with contextlib.suppress(BringupError):  # a container that is gone holds nothing, and says so elsewhere
-            container.execute([PYTHON, "-c", CLEAR, mark, result])
+            container.execute([container.python, "-c", CLEAR, mark, result])
     if not isinstance(raw, dict):
         raise EvidenceMissing("vLLM's result is no JSON object", id="bench-no-result")
     return raw, argv
@@ -307,10 +305,10 @@ def _tell(run: Run, error: BringupError) -> None:
 
 
 def _collect(
-    run: Run, server: Server, container: EngineContainer, report: dict[str, Any], files: dict[str, str]
+    run: Run, server: Server, container: Container, report: dict[str, Any], files: dict[str, str]
 ) -> tuple[RunRecord, Path]:
     with run.step("collect"):
-        raw_image = run.engine.image(machine.image_of(container)) or {}
+        raw_image = container.image()
         gathered, missing = artifacts.gather(server, run.plan, image.summary(raw_image))
         run.probes = (*run.probes, evidence(missing, len(gathered) + len(files) + 2))
         record = run.record(container, raw_image)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from bringup.checks import engine, gpu, health, host
-from bringup.checks.facts import HostFacts, choose_flavour, gather, gather_engine_gpu
+from bringup.checks import engine, gpu, health, host, place
+from bringup.checks.facts import HostFacts, choose_flavour, choose_here, gather, gather_engine_gpu
 from bringup.checks.finding import card
 from bringup.plan import Plan
 from bringup.records import CheckRecord
+from bringup.settings import LOCAL
 
 __all__ = [
-    "CHECKS", "ON_GPU", "SOURCES", "HostFacts", "card", "choose_flavour", "examine", "gather", "gather_engine_gpu",
+    "CHECKS", "HERE", "ON_GPU", "SOURCES", "HostFacts", "card", "choose_flavour", "choose_here", "examine", "gather",
+    "gather_engine_gpu",
 ]  # fmt: skip
 
 # By name, causes before what they cause: the first failure is the one to act on.
@@ -43,6 +45,16 @@ CHECKS: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
     "disk": host.disk,
     "port": host.port,
     "image": engine.image,
+}
+# Of a local server: these in place of the engine's, and all else as above.
+OF_ENGINE = ("engine", "compose", "buildx", "architecture", "runtime", "toolkit", "torch", "image")
+HERE: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
+    "engine": place.engine,
+    "interpreter": place.interpreter,
+    "weights": place.weights,
+    **{name: check for name, check in CHECKS.items() if name not in OF_ENGINE},
+    "shm": place.shm,
+    "volume": place.volume,
 }
 # A server on a CPU has no business with these; that it uses none is what `gpu` says.
 ON_GPU = frozenset(
@@ -76,10 +88,15 @@ SOURCES = {
     "disk": "free space of the engine's directory; measured builds",
     "port": "listening on it for a moment",
     "image": "the engine's image: architecture and labels",
+    "interpreter": "metadata of the installed packages; the version of the locks",
+    "weights": "the directory is there",
+    "shm": "statvfs of /dev/shm; measured starts",
+    "volume": "the mount at /workspace and its free space",
 }
 
 
 def examine(facts: HostFacts, plan: Plan) -> tuple[CheckRecord, ...]:
-    """All checks that the plan's flavour has, in order, each with its source."""
-    asked = (name for name in CHECKS if plan.flavour == "gpu" or name not in ON_GPU)
-    return tuple(dataclasses.replace(CHECKS[name](facts, plan), source=SOURCES[name]) for name in asked)
+    """All checks that the plan's target and flavour have, in order, each with its source."""
+    known = HERE if plan.target == LOCAL else CHECKS
+    asked = (name for name in known if plan.flavour == "gpu" or name not in ON_GPU)
+    return tuple(dataclasses.replace(known[name](facts, plan), source=SOURCES[name]) for name in asked)

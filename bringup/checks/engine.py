@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bringup.checks.facts import HostFacts
-from bringup.edge.docker import START_ENGINE
+from bringup.edge.docker import NO_PACKAGE, START_ENGINE
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
 
@@ -53,7 +53,7 @@ def engine(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001 - every
 def _engine_remedy(error: str) -> str:
     if "PermissionError" in error or "ermission denied" in error:
         return "your user may not use the engine's socket: join the `docker` group or run as root"
-    return START_ENGINE
+    return NO_PACKAGE if NO_PACKAGE in error else START_ENGINE
 
 
 def compose(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001

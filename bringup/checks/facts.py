@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bringup.edge import gpu, host, node
 from bringup.edge.docker import ContainerState, Engine, EngineFacts
 from bringup.edge.gpu import NO_BINDINGS, GpuState
 from bringup.edge.host import HostInfo, Memory
 from bringup.edge.node import NodeFacts
+from bringup.edge.place import Place
 from bringup.errors import BringupError
 from bringup.plan import SERVICE, Plan
+from bringup.settings import COMPOSE, LOCAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,8 @@ class HostFacts:
     `disk_free`: bytes where the engine keeps images. `port_holder`: None when the plan's port is free.
     `own_container`: the running server of the plan's own project, if it is the one that holds the plan's port.
     `node`: what there is around the GPUs. `torch`: None when it was not asked.
+    `target`: what they were gathered for. Of a local one `place` says what this machine is, `weights`: the model's are
+    there, and `disk_free` is that of the server's own directory; the engine is not asked, and there is no image.
     """
 
     engine: EngineFacts
@@ -65,11 +70,41 @@ class HostFacts:
     own_container: ContainerState | None
     node: NodeFacts = field(default_factory=NodeFacts)
     torch: TorchFacts | None = None
+    target: str = COMPOSE
+    place: Place | None = None
+    weights: bool | None = None
+
+    @property
+    def own_gpus(self) -> bool:
+        """See `server.Server`: in a container the GPUs that are seen are its own, and process ids are too."""
+        return self.target == LOCAL and self.place is not None and self.place.host_ids is False
 
 
 def gather_engine_gpu(engine: Engine) -> tuple[EngineFacts, GpuState]:
     """The two facts that `choose_flavour` needs before there is a plan."""
     return engine.facts(), gpu.read()
+
+
+def gather_gpu_alone() -> tuple[EngineFacts, GpuState]:
+    """The same for a server that needs no engine."""
+    return EngineFacts(reachable=False, error="not asked: the server is a process of this machine"), gpu.read()
+
+
+def gather_here(
+    plan: Plan, place: Place, known: tuple[EngineFacts, GpuState], own: ContainerState | None, directory: Path,
+    weights: bool,
+) -> HostFacts:  # fmt: skip
+    """Look at this machine for a server that is to be a process of it.
+
+    `own`: the project's server, if it has the plan's port; `directory`: the project's; `weights`: they are there.
+    """
+    return HostFacts(
+        engine=known[0], gpu=known[1], local=True, system=host.info(), memory=host.memory(),
+        disk_free=host.disk_free(directory), port_holder=host.port_holder(plan.bind, plan.port),
+        image=ImageFacts(present=None), own_container=own,
+        node=node.read() if known[1].available or plan.flavour == "gpu" else NodeFacts(),
+        target=LOCAL, place=place, weights=weights,
+    )  # fmt: skip
 
 
 def gather(plan: Plan, engine: Engine, known: tuple[EngineFacts, GpuState] | None = None) -> HostFacts:
@@ -133,6 +168,16 @@ def can_reserve_gpu(engine: EngineFacts) -> bool:
 def needs_cdi(engine: EngineFacts) -> bool:
     """Whether CDI is the engine's only way; compose names the way in its file."""
     return "nvidia" not in engine.runtimes and bool(engine.gpu_devices)
+
+
+def choose_here(asked: str, place: Place, gpu: GpuState) -> tuple[str, str]:
+    """The flavour of a server that is a process: what was asked for, or else the build of vLLM that is installed."""
+    found = place.interpreter
+    if asked != "auto":
+        return asked, f"{asked} was asked for"
+    if found is not None and found.vllm is not None and found.flavour is not None:
+        return found.flavour, f"{found.path} has vLLM {found.vllm}, built for a {found.flavour.upper()}"
+    return ("gpu", "there is a GPU, and no vLLM") if gpu.gpus else ("cpu", "there is neither a GPU nor vLLM")
 
 
 def choose_flavour(asked: str, engine: EngineFacts, gpu: GpuState) -> tuple[str, str]:

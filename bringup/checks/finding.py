@@ -64,6 +64,11 @@ def elsewhere(facts: HostFacts, plan: Plan) -> Finding | None:
     return None
 
 
+def in_container(facts: HostFacts) -> bool:
+    """Whether this is the inside of a container, which cannot change its host."""
+    return facts.place is not None and facts.place.container != ""
+
+
 def not_asked(facts: HostFacts, plan: Plan) -> Finding | None:
     """Why a GPU's signals cannot be judged, if they cannot."""
     if why := elsewhere(facts, plan):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bringup.checks.engine import LABEL_VLLM, dotted, version
 from bringup.checks.facts import HostFacts, can_reserve_gpu
-from bringup.checks.finding import Finding, absent, elsewhere, good, not_asked, per_gpu, record
+from bringup.checks.finding import Finding, absent, elsewhere, good, in_container, not_asked, per_gpu, record
 from bringup.edge.gpu import NO_BINDINGS, GpuFacts
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
+from bringup.settings import LOCAL
 
 CUDA = "13.0"  # of the gpu lock; a test compares
 # The oldest driver of each CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
@@ -67,6 +68,8 @@ def cuda_of(facts: HostFacts, plan: Plan) -> str | None:
     """
     if facts.torch is not None and facts.torch.cuda:
         return facts.torch.cuda
+    if plan.target == LOCAL:
+        return facts.place.interpreter.cuda if facts.place and facts.place.interpreter else None
     if not facts.image.id or facts.image.labels.get(LABEL_VLLM) == plan.expect.vllm_version:
         return CUDA  # where none is seen, one will be built
     return facts.image.cuda
@@ -98,6 +101,8 @@ def _driver(facts: HostFacts, plan: Plan, cuda: str | None, floor: tuple[int, ..
         remedy = f"a driver >= {dotted(floor)} does without the compatibility package"
         return Finding(Status.WARN, f"{found}; torch computes all the same, through cuda-compat", remedy)
     remedy = f"install the NVIDIA driver {dotted(floor)} or newer and reboot"
+    if in_container(facts):
+        remedy = f"take a machine whose host has the NVIDIA driver {dotted(floor)} or newer: a pod cannot change it"
     if facts.gpu.gpus and all(g.health.brand in DATA_CENTRE for g in facts.gpu.gpus):
         package = "-".join(["cuda-compat", *str(cuda).split(".")[:2]])
         remedy += f"; on data-centre GPUs like these, {package} in the image can stand in for it (docs/doctor.md)"
@@ -147,6 +152,7 @@ def _devices(facts: HostFacts, plan: Plan) -> Finding:
         return Finding(Status.FAIL, f"no {', '.join(lacking)}", create)
     if not node.uvm:
         # the nvidia runtime loads nvidia-uvm itself at the first container; a CDI specification lists what is there
+        # in a container of its own nobody does it for a server
         status = Status.WARN if "nvidia" in facts.engine.runtimes else Status.FAIL
         return Finding(status, "no /dev/nvidia-uvm, without which CUDA does not start", create)
     if not all(isinstance(n, int) for n in minors):

@@ -6,7 +6,7 @@ import math
 
 from bringup import fit, ledger, profile
 from bringup.checks.facts import HostFacts
-from bringup.checks.finding import Finding, absent, each, good, not_asked, per_gpu, record, untold
+from bringup.checks.finding import Finding, absent, each, good, in_container, not_asked, per_gpu, record, untold
 from bringup.checks.host import gib
 from bringup.edge.gpu import GpuFacts
 from bringup.edge.gpu_health import NA
@@ -158,6 +158,8 @@ def xid(facts: HostFacts, plan: Plan) -> CheckRecord:
         recovery = card.health.recovery
         if recovery not in (None, NA, "none"):
             return Finding(Status.FAIL, f"the driver asks for: {recovery}", RESET)
+        if seen is None and in_container(facts) and recovery == "none":
+            return absent("the kernel's log is not a container's to read; the driver asks for no recovery")
         if seen is None:
             return Finding(
                 Status.UNKNOWN, "the kernel's log cannot be read", "run it as root (or look at `sudo dmesg | grep Xid`)"

@@ -14,7 +14,7 @@ from bringup.commands import SERVE, standard
 from bringup.errors import Exit, UsageError
 from bringup.options import takes
 from bringup.records import Status
-from bringup.settings import AUTO, Settings
+from bringup.settings import AUTO, LOCAL, Settings
 
 if TYPE_CHECKING:
     from bringup.workflow import Run
@@ -24,7 +24,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command
 @standard
-@takes(*SERVE)
+@takes("target", *SERVE)
 @click.option(
     "--facts",
     "recorded",
@@ -53,6 +53,8 @@ def doctor(
         run = from_file(recorded, settings, sources, watch)
     else:
         run = workflow.prepare("doctor", settings, sources, watch)
+        if ask_image and run.plan.target == LOCAL:
+            raise UsageError("--in-image starts a container, and --target local has none", hint="leave one of them out")
         if ask_image and run.plan.flavour == "gpu":
             with watch.step(f"torch in {run.plan.image}"):
                 run.host = dataclasses.replace(run.host, torch=in_image.ask(run.engine, run.plan, run.host))
@@ -63,11 +65,14 @@ def doctor(
     watch.checks(records)
     watch.say(f"flavour {run.plan.flavour}: {run.plan.flavour_reason}")
     watch.result([dataclasses.asdict(r) for r in records])
-    return verdict({r.status for r in records}, reachable=run.host.engine.reachable)
+    return verdict({r.status for r in records}, reachable=run.host.engine.reachable or run.plan.target == LOCAL)
 
 
 def verdict(seen: set[Status], *, reachable: bool) -> Exit:
-    """The exit code: without an engine nothing can be started, whatever else was found; warnings do not count."""
+    """The exit code; `reachable`: what starts servers is. Without it nothing can be started, whatever else was found.
+
+    Warnings do not count.
+    """
     if not reachable:
         return Exit.TARGET_UNAVAILABLE
     if Status.FAIL in seen:
@@ -82,16 +87,21 @@ def from_file(path: Path, settings: Settings, sources: dict[str, str], watch: An
         UsageError: the file cannot be used.
     """
     from bringup import catalog, workflow
-    from bringup.checks import choose_flavour, recorded
+    from bringup.checks import choose_flavour, choose_here, recorded
     from bringup.checks.facts import needs_cdi
     from bringup.edge.docker import Engine
+    from bringup.edge.place import Place
     from bringup.plan import make_plan
 
     try:
         host = recorded.load(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}", id="facts-unusable") from e
+    if sources.get("target") in (None, "default"):  # the file knows what it was made for
+        settings = dataclasses.replace(settings, target=host.target)
     flavour = choose_flavour(settings.flavour, host.engine, host.gpu)
+    if settings.target == LOCAL:
+        flavour = choose_here(settings.flavour, host.place or Place(), host.gpu)
     models = catalog.load()
     name = catalog.default(models, flavour[0])[0] if settings.model == AUTO else settings.model
     model = catalog.choose(models, name)

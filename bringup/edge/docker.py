@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bringup.edge import process
 from bringup.errors import EvidenceMissing, NeverReady, TargetUnavailable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import docker
 
 START_ENGINE = 'start Docker, or run `./scripts/engine up` and `eval "$(./scripts/engine env)"`'
+NO_PACKAGE = "pip install 'bringup[docker]'"
 MAX_FILE = 256 * 2**20  # bytes; the most that one file may bring out of a container
 
 
@@ -53,6 +54,8 @@ class ContainerState:
     started: str
     image_id: str
 
+    noun: ClassVar[str] = "container"  # what people are told that it is
+
 
 @contextmanager
 def answers() -> Iterator[None]:
@@ -62,7 +65,14 @@ def answers() -> Iterator[None]:
         EvidenceMissing: the engine refused what it was asked.
         TargetUnavailable: it does not answer, or failed.
     """
-    import docker.errors
+    try:
+        import docker.errors
+    except ImportError as e:
+        raise TargetUnavailable(
+            f"the Docker Engine cannot be asked without the Python package docker: {NO_PACKAGE}",
+            hint="in a pod or on a bare box: --target local",
+            id="no-docker-package",
+        ) from e
     import requests.exceptions
 
     try:
@@ -109,9 +119,9 @@ class Engine:
             TargetUnavailable: no engine answers.
         """
         if self._client is None:
-            import docker
-
             with answers():
+                import docker
+
                 self._client = docker.from_env(timeout=int(self._timeout))
         return self._client
 

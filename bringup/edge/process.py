@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bringup.errors import TargetUnavailable
+
+Detached = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -93,19 +96,36 @@ def run(
                 child.stdin.write(feed)
         code = child.wait(timeout)
     except subprocess.TimeoutExpired:
-        _stop(child)
+        stop(child)
         raise TargetUnavailable(
             f"`{' '.join(argv[:4])}` gave no result within {timeout:.0f} s", hint="is the Docker Engine overloaded?"
         ) from None
     except BaseException:
-        _stop(child)
+        stop(child)
         raise
     for reader in readers:
         reader.join(5)
     return Outcome(tuple(argv), code, "".join(out), "\n".join(tail), time.monotonic() - started)
 
 
-def _stop(child: subprocess.Popen[str]) -> None:
+def detach(argv: Sequence[str], environment: Mapping[str, str], directory: Path, errors: Path, given: int) -> Detached:
+    """Start a program that outlives us: in a session of its own, so that no terminal's signal reaches it.
+
+    `directory`: where it runs; `errors`: a file that gets what it says, in place of what was there; `given`: a file
+    descriptor that it has too.
+
+    Raises:
+        OSError: the program or the file cannot be opened.
+    """
+    with errors.open("wb") as said:
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, cwd=directory,
+            start_new_session=True, pass_fds=(given,),
+        )  # fmt: skip
+
+
+def stop(child: subprocess.Popen[Any]) -> None:
+    """SIGTERM, and SIGKILL when that has not ended it within 10 s."""
     child.terminate()
     try:
         child.wait(10)

@@ -29,13 +29,13 @@ from bringup.inside.weights import (
     read_token,
     require_word,
 )
-from bringup.plan import is_loopback, server_argv
+from bringup.plan import EVERYWHERE, SERVER_PORT, is_loopback, server_argv
 from bringup.settings import Settings, from_environment
 
 SERVER = "bringup.inside.serve"
 INSECURE = "BRINGUP_INSECURE"  # of the image alone; `bringup up` always has a key on a public address
 MAX_KEYS = 64 * 2**10  # bytes of the file
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - what is assumed, not what is bound
+PORT = "PORT"  # where the server listens in its container; hosts of containers set it
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
@@ -64,7 +64,7 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     settings, flavour = _settings(environ, baked)
     settings = dataclasses.replace(settings, vllm_args=(*settings.vllm_args, *extra))
     known = catalog.load().get(settings.model)
-    argv = server_argv(settings, flavour, known.tools if known else "")
+    argv = server_argv(settings, flavour, known.tools if known else "", port=port(environ))
     refuse_key_in_argv(argv)
     cors = "--allowed-origins" in _flags(argv)
     argv = (*argv, *gate_arguments(cors=cors))
@@ -104,6 +104,18 @@ def _settings(environ: Mapping[str, str], baked: Baked) -> tuple[Settings, str]:
     # Compose removes the image's own value of a variable that it passes through and that is not set outside.
     given["BRINGUP_MODEL"] = model_name(given, baked)
     return from_environment(given), flavour
+
+
+def port(environ: Mapping[str, str]) -> int:
+    """The server's port, by the variable PORT.
+
+    Raises:
+        UsageError: it is no port.
+    """
+    text = environ.get(PORT) or str(SERVER_PORT)
+    if not text.isdigit() or not 0 < int(text) < 2**16:
+        raise UsageError(f"PORT is {text!r}, needed is a number from 1 to 65535", hint="correct or unset the variable")
+    return int(text)
 
 
 def refuse_key_in_argv(argv: Sequence[str]) -> None:

@@ -6,11 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bringup.errors import UsageError, WeightsDiffer
-from bringup.lock import LockedModel, read_lock
+from bringup.lock import LOCK, LockedModel, read_lock
 from bringup.plan import MODELS_DIR, NO_MODEL, WEIGHTS_DIR
 from bringup.settings import AUTO, BAKED, VOLUME, Settings, variable
 from bringup.weights.fetch import How, fetch
@@ -18,6 +18,7 @@ from bringup.weights.place import PAUSE, WORK
 from bringup.weights.progress import Progress
 from bringup.weights.verify import verify_dir
 
+IN_IMAGE = Path("/opt/bringup/weights.lock")
 SAY_EVERY = 10.0  # seconds between two lines about a transfer
 TOKENS = (variable("hf_token"), "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # vLLM gets none of them: it works offline
 
@@ -27,7 +28,7 @@ class Baked:
     """Where the image holds what was built into it, and where a volume of weights belongs."""
 
     models: Path = Path(MODELS_DIR)
-    lock: Path = Path("/opt/bringup/weights.lock")
+    lock: Path = field(default_factory=lambda: IN_IMAGE if IN_IMAGE.is_file() else LOCK)  # a bare box has no image's
     volume: Path = Path(WEIGHTS_DIR)
 
     def held(self) -> list[str]:

@@ -9,7 +9,6 @@ from bringup.probes import openai
 from bringup.probes.finding import Finding, failed, passed, skipped, unknown
 from bringup.server import Server
 
-PYTHON = "/opt/venv/bin/python"
 # Not an import: that costs seconds (torch comes along), and the server that answers has done it already.
 INSTALLED = """
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +32,7 @@ def version(server: Server) -> Finding:
         return failed(wanted, f"the server says {said}")
     if server.container is None:
         return passed(wanted, f"the server says {said}", said=said)
-    code, output = server.container.execute([PYTHON, "-c", INSTALLED])
+    code, output = server.container.execute([server.container.python, "-c", INSTALLED])
     installed = output.strip().splitlines()[-1] if output.strip() else ""
     if code:
         return failed(wanted, f"the container's interpreter has no vLLM (exit code {code}): {installed}")
@@ -70,10 +69,10 @@ def vram(server: Server) -> Finding:
         return skipped(wanted, "the cpu flavour uses no GPU")
     need = server.expect.weights_bytes
     held = gpu.memory_by_pid(server.gpus)
-    if held is None:
+    if held is None and not server.own_gpus:
         return unknown(wanted, "NVML gives no memory by process on this host")
     pids = {int(row["PID"]) for row in server.container.top() if row.get("PID", "").isdigit()}
-    ours = sum(size for pid, size in held.items() if pid in pids)
+    ours = sum(size for pid, size in (held or {}).items() if pid in pids)
     now = gpu.memory_used(server.gpus)
     grown = None if now is None or server.vram_before is None else now - server.vram_before
     data = {"weights": need, "held_by_server": ours, "used": now, "before": server.vram_before}
@@ -82,4 +81,8 @@ def vram(server: Server) -> Finding:
         return passed(wanted, f"the server's processes hold {ours / 2**20:.0f} MiB", **data)
     if grown is not None and grown < need:
         return failed(wanted, story, **data)
+    if server.own_gpus and grown is not None and need > 0:
+        return passed(
+            wanted, f"{grown / 2**20:.0f} MiB more on this container's own GPUs than before the start", **data
+        )
     return unknown(wanted, f"NVML does not show the server's processes: {story}", **data)

@@ -1,1 +1,1 @@
-"""Where a server can run. One module a target; each translates a Plan and adds nothing to it."""
+"""Where a server runs: each module is one target, with the interface of `server.Target`."""

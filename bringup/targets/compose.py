@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bringup.edge import process
+from bringup import clock
+from bringup.clock import Offset
+from bringup.edge import proc, process
 from bringup.edge.docker import START_ENGINE, ContainerState, Engine
 from bringup.errors import BringupError, NeverReady, TargetUnavailable, UsageError
 from bringup.plan import SERVICE, Plan
@@ -16,6 +18,7 @@ from bringup.settings import BAKED, VOLUME
 from bringup.targets import refusals
 
 IMAGE_USER = 1000  # of the Dockerfile
+IMAGE_PYTHON, IMAGE_STATE = "/opt/venv/bin/python", "/var/lib/bringup"  # of the Dockerfile
 
 
 def project_root() -> Path:
@@ -46,10 +49,13 @@ def variables(plan: Plan, owner: int | None) -> dict[str, str]:
     }
     if owner is not None:
         values["BRINGUP_USER"] = f"{owner}:0"
-    for name in ("BRINGUP_API_KEY_FILE", "BRINGUP_HF_TOKEN_FILE"):  # compose would look for it beside compose.yaml
-        if file := values.get(name):
-            values[name] = str(Path(file).absolute())
-    return values
+    return absolute_files(values)  # compose would look for them beside compose.yaml
+
+
+def absolute_files(values: Mapping[str, str]) -> dict[str, str]:
+    """The variables, with the files of secrets named from the root: who reads them runs in another directory."""
+    files = ("BRINGUP_API_KEY_FILE", "BRINGUP_HF_TOKEN_FILE")
+    return {name: str(Path(value).absolute()) if name in files and value else value for name, value in values.items()}
 
 
 def secrets_owner(plan: Plan) -> int | None:
@@ -110,6 +116,9 @@ class EngineContainer:
 
     engine: Engine
     id: str
+    python: str = IMAGE_PYTHON
+    state_dir: str = IMAGE_STATE
+    vram_before: int | None = None  # an engine does not keep it
 
     def state(self) -> ContainerState:
         """How it is doing now."""
@@ -134,6 +143,14 @@ class EngineContainer:
     def inspect(self) -> dict[str, Any]:
         """`docker inspect`."""
         return self.engine.inspect(self.id)
+
+    def image(self) -> dict[str, Any]:
+        """The image that it was made from."""
+        return self.engine.image(self.state().image_id) or {}
+
+    def members(self) -> proc.Members:
+        """Its processes; the engine must run on this host."""
+        return proc.Members(proc.in_container(self.id))
 
 
 class ComposeTarget:
@@ -178,6 +195,18 @@ class ComposeTarget:
                 f"compose could not take {self._project} down: {explain(outcome.tail)}",
                 hint=START_ENGINE,
             )
+
+    def image(self, plan: Plan) -> dict[str, Any] | None:
+        """The plan's image."""
+        return self._engine.image(plan.image)
+
+    def has_caches(self) -> bool:
+        """Whether the project has its state volume."""
+        return self._engine.has_volume(f"{self._project}_state")
+
+    def clock(self) -> Offset:
+        """The engine's."""
+        return clock.offset(self._engine.clock, "SystemTime of the engine's /info")
 
     def _compose(
         self,

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from bringup.catalog import Canary, Model
+from bringup.edge import proc
 from bringup.edge.docker import ContainerState
 from bringup.edge.http import Answer, Event, Http, NoAnswer
 from bringup.lock import LockedFile, LockedModel
@@ -87,6 +88,15 @@ class FakeContainer:
     logs_: str | Exception = "2026-01-01T00:00:00Z one\n2026-01-01T00:00:01Z two\n"
     inspected: dict[str, Any] = field(default_factory=dict)
     id: str = "c1"
+    python: str = "/opt/venv/bin/python"
+    state_dir: str = "/var/lib/bringup"
+    vram_before: int | None = None
+
+    def members(self) -> proc.Members:
+        return proc.Members(proc.in_container(_give(self.states[0]).id))
+
+    def image(self) -> dict[str, Any]:
+        return {"Id": "sha256:1"}
 
     def state(self) -> ContainerState:
         return _give(self.states.pop(0) if len(self.states) > 1 else self.states[0])

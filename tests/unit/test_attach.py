@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import probes, workflow
+from bringup import address, probes, workflow
 from bringup.catalog import Canary
 from bringup.edge.http import Http
 from bringup.errors import TargetUnavailable, UsageError
@@ -58,9 +58,9 @@ def test_there_is_no_such_server(
 
 
 def verify_address(monkeypatch: pytest.MonkeyPatch, http: FakeHttp, named: str | None = None) -> list[ProbeRecord]:
-    monkeypatch.setattr(workflow, "Http", lambda *_: http)
+    monkeypatch.setattr(address, "Http", lambda *_: http)
     return list(
-        workflow.verify_address("http://x", Settings(request_timeout=0.2, suite="smoke"), named, cast("Any", Silent()))
+        address.verify_address("http://x", Settings(request_timeout=0.2, suite="smoke"), named, cast("Any", Silent()))
     )
 
 

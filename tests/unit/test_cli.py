@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bringup import __version__, artifacts, cli, commands, workflow
+from bringup import __version__, address, artifacts, cli, commands, workflow
 from bringup.errors import (
     BringupError,
     BuildFailed,
@@ -144,7 +144,7 @@ def test_up_exits_with_its_verdict(
 def test_verify_exits_with_the_verdict_of_its_probes(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, status: Status, code: int
 ) -> None:
-    monkeypatch.setattr(workflow, "verify_address", lambda *_: (probe(status),))
+    monkeypatch.setattr(address, "verify_address", lambda *_: (probe(status),))
     seen, out, err = invoke("verify", "http://x")
     assert (seen, out) == (code, "")
     assert "found words" in err

@@ -10,6 +10,7 @@ import pytest
 
 from bringup import history
 from bringup.edge.docker import Engine
+from bringup.targets.compose import ComposeTarget
 from tests.unit import timeline_logs as logs
 from tests.unit.fakes import plan
 
@@ -42,7 +43,7 @@ def bundle(directory: Path, name: str, log: str, verdict: str = "pass", **change
 
 
 def last(directory: Path, *volumes: str, **labels: str) -> tuple[str, float] | None:
-    found = history.last_start(directory, PLAN, cast("Engine", Has(*volumes, **labels)))
+    found = history.last_start(directory, PLAN, ComposeTarget(cast("Engine", Has(*volumes, **labels)), "p"))
     return (found.source, round(found.whole, 1)) if found else None
 
 

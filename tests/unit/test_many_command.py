@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bringup import many, workflow
+from bringup import address, many
 from bringup.records import ProbeRecord, Status, Verdict
 from tests.unit.test_cli import Invoke, invoke
 
@@ -37,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(many, "verify", verify)
     monkeypatch.setattr(many, "processes_for", lambda _: 1)
-    monkeypatch.setattr(workflow, "verify_address", lambda *_: pytest.fail("this is for one address"))
+    monkeypatch.setattr(address, "verify_address", lambda *_: pytest.fail("this is for one address"))
     return seen
 
 

@@ -41,7 +41,7 @@ def test_members_are_the_containers_processes_as_they_come_and_go(tmp_path: Path
     process(tmp_path, 1, "cd" * 32)
     process(tmp_path, 7)
     (tmp_path / "meminfo").touch()
-    members = proc.Members(ID, tmp_path)
+    members = proc.Members(proc.in_container(ID), tmp_path)
     assert members.pids() == {7}
     process(tmp_path, 8)
     assert members.pids() == {7, 8}
@@ -63,7 +63,7 @@ def test_members_are_the_containers_processes_as_they_come_and_go(tmp_path: Path
 def test_members_by_every_layout_of_control_groups(tmp_path: Path, line: str) -> None:
     process(tmp_path, 7)
     (tmp_path / "7" / "cgroup").write_text(f"9:pids:/\n{line}\n")
-    assert proc.Members(ID, tmp_path).pids() == {7}
+    assert proc.Members(proc.in_container(ID), tmp_path).pids() == {7}
 
 
 def test_a_process_without_files_is_no_zero(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_process_without_files_is_no_zero(tmp_path: Path) -> None:
     (tmp_path / "7" / "statm").write_text("")
     (tmp_path / "7" / "smaps_rollup").write_text("")
     assert (proc.rss(7, tmp_path), proc.pss(7, tmp_path)) == (None, None)
-    assert proc.Members(ID, tmp_path / "none").pids() == set()
+    assert proc.Members(proc.in_container(ID), tmp_path / "none").pids() == set()
 
 
 # ---- one look
@@ -82,7 +82,7 @@ def test_a_process_without_files_is_no_zero(tmp_path: Path) -> None:
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     real, rss, pss = proc.Members, proc.rss, proc.pss
-    monkeypatch.setattr(proc, "Members", lambda container: real(container, tmp_path))
+    monkeypatch.setattr(proc, "Members", lambda belongs: real(belongs, tmp_path))
     monkeypatch.setattr(proc, "rss", lambda pid: rss(pid, tmp_path))
     monkeypatch.setattr(proc, "pss", lambda pid: pss(pid, tmp_path))
     return tmp_path

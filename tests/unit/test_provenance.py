@@ -6,7 +6,7 @@ import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,12 +17,13 @@ from bringup.lock import LOCK, read_lock
 from bringup.settings import Settings, fields
 from tests.unit import samples
 from tests.unit.fakes import FakeContainer
-from tests.unit.runs import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 # ---- clocks
+
+HERE = clock.offset(time.time, "this host's")
 
 
 class Clocks:
@@ -80,7 +81,7 @@ def test_a_clock_that_was_set_meanwhile_is_told(monkeypatch: pytest.MonkeyPatch)
     began = provenance.Began(wall=100.0, monotonic=7.0)
     monkeypatch.setattr(time, "time", lambda: 160.0)
     monkeypatch.setattr(time, "monotonic", lambda: 37.0)
-    made = provenance.clocks(began, cast("Engine", FakeEngine()), None)
+    made = provenance.clocks(began, HERE, None)
     assert (made["wall_seconds"], made["monotonic_seconds"], made["stepped_seconds"]) == (60.0, 30.0, 30.0)
     assert made["container"]["reason"] == "there is no container"
     assert made["engine"]["offset_seconds"] == 0.0
@@ -96,12 +97,12 @@ def test_a_clock_that_was_set_meanwhile_is_told(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_container_that_tells_no_time(executed: Any, reason: str) -> None:
     seen = FakeContainer(executed=executed)
-    assert provenance.clocks(provenance.Began(), cast("Engine", FakeEngine()), seen)["container"]["reason"] == reason
+    assert provenance.clocks(provenance.Began(), HERE, seen)["container"]["reason"] == reason
 
 
 def test_the_time_of_a_container() -> None:
     seen = FakeContainer(executed=(0, f"{time.time() + 100:.9f}\n"))
-    offset = provenance.clocks(provenance.Began(), cast("Engine", FakeEngine()), seen)["container"]["offset_seconds"]
+    offset = provenance.clocks(provenance.Began(), HERE, seen)["container"]["offset_seconds"]
     assert offset == pytest.approx(100, abs=10)
 
 

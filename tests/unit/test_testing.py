@@ -13,7 +13,7 @@ import bringup
 from bringup import testing
 from bringup.edge.docker import Engine, EngineFacts
 from bringup.errors import UsageError
-from bringup.inside.start import EVERYWHERE
+from bringup.plan import EVERYWHERE
 
 OURS = {"Config": {"Labels": {"dev.bringup.flavour": "cpu", "dev.bringup.model": "tiny-qwen2"}}}
 GPU = {"Config": {"Labels": {"dev.bringup.flavour": "gpu", "dev.bringup.model": "tiny-qwen2"}}}

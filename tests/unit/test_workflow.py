@@ -405,7 +405,7 @@ def take_down(
 ) -> tuple[FakeTarget, list[str], Any]:
     target, watch = FakeTarget(container, EvidenceMissing("x")), Silent()
     monkeypatch.setattr(workflow, "ComposeTarget", lambda *_: target)
-    monkeypatch.setattr(observe, "held", lambda *_, **__: observe.Held("c", frozenset({7}), 2**30))
+    monkeypatch.setattr(observe, "held", lambda *_, **__: observe.Held(None, frozenset({7}), 2**30))
     monkeypatch.setattr(observe, "release", lambda *_: release)
     try:
         return target, watch.said, workflow.take_down(Settings(), cast("Any", watch), volumes=False)
