@@ -34,7 +34,7 @@ from bringup.commands import (
 from bringup.errors import BringupError, Exit, UsageError
 from bringup.options import CONFIG, read_config, takes
 from bringup.records import ProbeRecord, Status, Verdict, exit_for, verdict_of
-from bringup.settings import Settings
+from bringup.settings import COMPOSE, Settings
 
 
 class Interrupted(BaseException):
@@ -50,7 +50,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="bringup", standalone_mode=False)
     except BringupError as e:
         _console().error(e)
         code = e.exit_code
@@ -131,10 +131,13 @@ def up(watch: Any, settings: Settings, sources: dict[str, str], quiet: bool) -> 
 
 
 def _conclude(watch: Any, record: Any, bundle: Path) -> int:
+    from bringup import workflow
+
     watch.probes(record.probes)
     watch.steps(record.steps)
     if record.started_to_first_token is not None:
-        watch.say(f"container start to first token: {record.started_to_first_token:.1f} s")
+        noun = workflow.NOUNS[record.plan.get("target", COMPOSE)]
+        watch.say(f"{noun} start to first token: {record.started_to_first_token:.1f} s")
     watch.tell(f"evidence: {bundle}")
     watch.tell(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")
     watch.result(record.to_dict() | {"bundle": str(bundle)})

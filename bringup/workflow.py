@@ -28,7 +28,7 @@ from bringup import (
 )
 from bringup.checks import facts
 from bringup.edge import gpu, host, place
-from bringup.edge.docker import START_ENGINE, Engine
+from bringup.edge.docker import Engine, remedy
 from bringup.edge.http import Http
 from bringup.errors import BringupError, CheckFailed, EvidenceMissing, NeverReady, TargetUnavailable
 from bringup.key import api_key, make_key, own_file, secrets
@@ -179,7 +179,7 @@ def require(run: Run) -> None:
 
 def _need_engine(run: Run) -> None:
     if run.plan.target != LOCAL and not run.host.engine.reachable:
-        raise TargetUnavailable(run.host.engine.error, hint=START_ENGINE)
+        raise TargetUnavailable(run.host.engine.error, hint=remedy(run.host.engine.error))
 
 
 def _server(run: Run, container: Container, vram_before: int | None = None) -> Server:

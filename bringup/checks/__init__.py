@@ -13,8 +13,8 @@ from bringup.records import CheckRecord
 from bringup.settings import LOCAL
 
 __all__ = [
-    "CHECKS", "HERE", "ON_GPU", "SOURCES", "HostFacts", "card", "choose_flavour", "choose_here", "examine", "gather",
-    "gather_engine_gpu",
+    "CHECKS", "HERE", "OF_ENGINE", "ON_GPU", "SOURCES", "HostFacts", "card", "choose_flavour", "choose_here", "examine",
+    "gather", "gather_engine_gpu",
 ]  # fmt: skip
 
 # By name, causes before what they cause: the first failure is the one to act on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from bringup.checks.facts import HostFacts
-from bringup.edge.docker import NO_PACKAGE, START_ENGINE
+from bringup.edge.docker import remedy
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
 
@@ -37,7 +37,7 @@ def engine(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001 - every
     needed = f"Docker Engine >= {dotted(MIN_ENGINE)} that answers"
     if not facts.engine.reachable:
         found = facts.engine.error or "the Docker Engine does not answer"
-        return CheckRecord(name="engine", status=Status.FAIL, found=found, needed=needed, remedy=_engine_remedy(found))
+        return CheckRecord(name="engine", status=Status.FAIL, found=found, needed=needed, remedy=remedy(found))
     numbers = version(facts.engine.version)
     if numbers is None:
         found = f"an engine that gives its version as {facts.engine.version!r}"
@@ -48,12 +48,6 @@ def engine(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001 - every
         found = f"Docker Engine {facts.engine.version}"
         return CheckRecord(name="engine", status=Status.FAIL, found=found, needed=needed, remedy=_INSTALL)
     return CheckRecord(name="engine", status=Status.PASS, found=f"Docker Engine {facts.engine.version}", needed=needed)
-
-
-def _engine_remedy(error: str) -> str:
-    if "PermissionError" in error or "ermission denied" in error:
-        return "your user may not use the engine's socket: join the `docker` group or run as root"
-    return NO_PACKAGE if NO_PACKAGE in error else START_ENGINE
 
 
 def compose(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001

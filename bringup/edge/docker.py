@@ -24,6 +24,13 @@ NO_PACKAGE = "pip install 'bringup[docker]'"
 MAX_FILE = 256 * 2**20  # bytes; the most that one file may bring out of a container
 
 
+def remedy(error: str) -> str:
+    """What to do about an engine that does not answer, by why it does not."""
+    if "PermissionError" in error or "ermission denied" in error:
+        return "your user may not use the engine's socket: join the `docker` group or run as root"
+    return f"{NO_PACKAGE}; in a pod or on a bare box: --target local" if NO_PACKAGE in error else START_ENGINE
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:
     """What the engine says of itself; None or empty where it said nothing.
@@ -70,7 +77,7 @@ def answers() -> Iterator[None]:
     except ImportError as e:
         raise TargetUnavailable(
             f"the Docker Engine cannot be asked without the Python package docker: {NO_PACKAGE}",
-            hint="in a pod or on a bare box: --target local",
+            hint=remedy(NO_PACKAGE),
             id="no-docker-package",
         ) from e
     import requests.exceptions
@@ -83,9 +90,9 @@ def answers() -> Iterator[None]:
             if "marked for removal" in why:  # somebody removes it at this moment
                 raise EvidenceMissing(f"the container is gone: {why}", hint="run `bringup up`") from e
             raise EvidenceMissing(f"the Docker Engine refused: {why}") from e
-        raise TargetUnavailable(f"the Docker Engine failed: {reason(e)}", hint=_hint(e)) from e
+        raise TargetUnavailable(f"the Docker Engine failed: {reason(e)}", hint=remedy(str(e))) from e
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
-        raise TargetUnavailable(f"the Docker Engine does not answer: {reason(e)}", hint=_hint(e)) from e
+        raise TargetUnavailable(f"the Docker Engine does not answer: {reason(e)}", hint=remedy(str(e))) from e
 
 
 def reason(error: BaseException) -> str:
@@ -95,13 +102,6 @@ def reason(error: BaseException) -> str:
         if words in text:
             return f"{words}: " + text.split(words, 1)[1].strip("(),' ").replace("'", "")
     return " ".join(text.split()) or type(error).__name__
-
-
-def _hint(error: BaseException) -> str:
-    text = str(error)
-    if "PermissionError" in text or "Permission denied" in text:
-        return "your user may not use the engine's socket: join the `docker` group or run as root"
-    return START_ENGINE
 
 
 class Engine:
@@ -161,9 +161,9 @@ class Engine:
 
     def image(self, reference: str) -> dict[str, Any] | None:
         """`docker image inspect`, or None when the engine has no such image."""
+        client = self.client
         import docker.errors
 
-        client = self.client
         with answers():
             try:
                 return dict(client.images.get(reference).attrs)
@@ -191,9 +191,9 @@ class Engine:
         Raises:
             EvidenceMissing: there is no such container any more.
         """
+        client = self.client
         import docker.errors
 
-        client = self.client
         with answers():
             try:
                 return dict(client.api.inspect_container(container))
@@ -247,9 +247,9 @@ class Engine:
             NeverReady: the engine could not start it; the message is the engine's own.
             TargetUnavailable: no engine answers, or the program does not end.
         """
+        client = self.client
         import docker.errors
 
-        client = self.client
         with answers():
             container = client.containers.create(
                 image, entrypoint=argv[:1], command=argv[1:], device_requests=[device_request(reserve)],
@@ -275,9 +275,9 @@ class Engine:
         Raises:
             EvidenceMissing: there is no such file, it is a link or device, or larger than `MAX_FILE`.
         """
+        client = self.client
         import docker.errors
 
-        client = self.client
         with answers():
             try:
                 stream, _ = client.api.get_archive(container, path)

@@ -168,7 +168,7 @@ class LocalServer:
     def execute(self, argv: list[str]) -> tuple[int, str]:
         """Run a program as the server's caches and log are seen by the server."""
         names = {"BRINGUP_STATE_DIR": self.state_dir, **{n: str(self.directory / p) for n, p in CACHES.items()}}
-        done = process.run(argv, extra_env=names, timeout=600, cwd=self.directory)
+        done = process.run(argv, extra_env=names, cwd=self.directory)
         return done.code, done.out or done.tail
 
     def copy_out(self, path: str) -> bytes:

@@ -34,6 +34,7 @@ VALUES: dict[str, Any] = {
     "project": "other",
     "timeout": 5400.0,
     "suite": "smoke",
+    "target": "local",
     "request_timeout": 0.5,
     "artifacts": Path("some where"),
     "sign_key": Path("/etc/bringup/a key"),

@@ -45,6 +45,7 @@ OTHER: dict[str, list[Any]] = {
     "project": ["other"],
     "timeout": [0.5, 3600.0],
     "suite": ["smoke"],
+    "target": ["local"],
     "request_timeout": [1.0],
     "artifacts": [Path("/srv/a b")],
     "sign_key": [Path("/etc/bringup/a key")],

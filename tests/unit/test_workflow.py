@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, bundle, ledger, observe, probes, ready, signature, workflow
+from bringup import artifacts, bundle, clock, ledger, observe, probes, ready, signature, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -215,6 +215,15 @@ class FakeTarget:
             raise self.made
         self.now = self.made
         return self.made
+
+    def image(self, _plan: Any) -> dict[str, Any]:
+        return {"Id": "sha256:1"}
+
+    def has_caches(self) -> bool:
+        return False
+
+    def clock(self) -> clock.Offset:
+        return clock.offset(time.time, "this host's")
 
     def down(self, *, volumes: bool) -> None:
         assert not volumes, "the caches stay"
