@@ -131,12 +131,12 @@ def up(watch: Any, settings: Settings, sources: dict[str, str], quiet: bool) -> 
 
 
 def _conclude(watch: Any, record: Any, bundle: Path) -> int:
-    from bringup import workflow
+    from bringup.targets import NOUNS
 
     watch.probes(record.probes)
     watch.steps(record.steps)
     if record.started_to_first_token is not None:
-        noun = workflow.NOUNS[record.plan.get("target", COMPOSE)]
+        noun = NOUNS[record.plan.get("target", COMPOSE)]
         watch.say(f"{noun} start to first token: {record.started_to_first_token:.1f} s")
     watch.tell(f"evidence: {bundle}")
     watch.tell(f"verdict: {record.verdict}   endpoint: {record.plan['base_url']}/v1")

@@ -9,10 +9,7 @@ from bringup.catalog import TINY, Model
 from bringup.edge.docker import Engine
 from bringup.errors import TargetUnavailable, UsageError
 from bringup.plan import NO_MODEL
-from bringup.server import Target
 from bringup.settings import AUTO, BAKED, LOCAL, Settings, variable
-from bringup.targets.compose import ComposeTarget
-from bringup.targets.local import LocalTarget
 from bringup.weights.hub import Hub
 
 PATIENCE = 3.0  # seconds for the Hub's first word
@@ -39,10 +36,7 @@ def resolve(settings: Settings, engine: Engine, reachable: bool, flavour: str) -
 
 
 def _served(settings: Settings, engine: Engine) -> tuple[str, str]:
-    target: Target = (
-        LocalTarget(settings.project) if settings.target == LOCAL else ComposeTarget(engine, settings.project)
-    )
-    container = target.container()
+    container = targets.of(settings.target, settings.project, engine).container()
     variables = container.inspect().get("Config", {}).get("Env") or [] if container else []
     name = next((v.partition("=")[2] for v in variables if v.startswith(variable("model") + "=")), "")
     return name, f"the server of the project {settings.project} has it"

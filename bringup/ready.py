@@ -137,6 +137,8 @@ def died(state: ContainerState) -> str:
         return "the server was killed for want of memory (the host's or the container's limit)"
     if state.status == "paused":
         return f"the {state.noun} is paused"
+    if state.exit_code < 0:
+        return f"the server died while starting: the {state.noun} is {state.status}, and nobody saw it end"
     why = f" ({Exit(state.exit_code).meaning})" if state.exit_code in TELLING else ""
     return f"the server died while starting: the {state.noun} is {state.status}, exit code {state.exit_code}{why}"
 

@@ -25,6 +25,7 @@ from bringup import (
     observe,
     probes,
     provenance,
+    targets,
 )
 from bringup.checks import facts
 from bringup.edge import gpu, host, place
@@ -39,12 +40,10 @@ from bringup.records import CheckRecord, ProbeRecord, RunRecord, Status, StepRec
 from bringup.redact import redact
 from bringup.report import pages
 from bringup.server import Container, Server, Target
-from bringup.settings import COMPOSE, LOCAL, Settings
+from bringup.settings import LOCAL, Settings
 from bringup.targets import local
-from bringup.targets.compose import ComposeTarget, project_root, require_weights
+from bringup.targets.compose import project_root, require_weights
 from bringup.watch import Watch
-
-NOUNS = {COMPOSE: "container", LOCAL: "process"}  # what a target starts
 
 
 @dataclass
@@ -70,7 +69,7 @@ class Run:
     @property
     def target(self) -> Target:
         """Where the plan's server runs."""
-        return target_of(self.plan.target, self.plan.project, self.engine, self.plan.compose_files)
+        return targets.of(self.plan.target, self.plan.project, self.engine, self.plan.compose_files)
 
     @contextmanager
     def step(self, name: str, shown: AbstractContextManager[Any] | None = None) -> Any:
@@ -107,11 +106,6 @@ class Run:
             clocks=provenance.clocks(self.began, self.target.clock(), container),
             error=error,
         )
-
-
-def target_of(name: str, project: str, engine: Engine, *files: tuple[str, ...]) -> Target:
-    """A project on a target; `files`: the compose files, where that is one."""
-    return local.LocalTarget(project) if name == LOCAL else ComposeTarget(engine, project, *files)
 
 
 def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Watch) -> Run:
@@ -278,10 +272,11 @@ def start(run: Run, target: Target, running_before: str | None) -> tuple[Contain
     before = history.last_start(run.settings.artifacts, run.plan, target)
     run.moments = Moments(asked=time.time())
     with observe.Sampler(on_gpu=run.plan.expect.gpu, local=run.host.local, gpus=run.plan.gpus) as sampler:
-        with run.step(f"start the {NOUNS[run.plan.target]}") as detail:
+        with run.step(f"start the {targets.NOUNS[run.plan.target]}") as detail:
             container = target.up(run.plan, detail)
         sampler.follow(container)
-        server = _server(run, container, vram)
+        known = container.vram_before  # of a server that ran before
+        server = _server(run, container, vram if known is None else known)
         try:
             observed, name = container.id != running_before, "wait for the first token"
             with run.step(name, run.watch.start(name, before) if observed else None) as seen:
@@ -350,7 +345,7 @@ def attach(run: Run) -> tuple[Container, Server]:
         TargetUnavailable: there is none.
     """
     _need_engine(run)
-    container, noun = run.target.container(), NOUNS[run.plan.target]
+    container, noun = run.target.container(), targets.NOUNS[run.plan.target]
     if container is None or (state := container.state()).status not in ("running", "paused"):
         found = f"its {noun} is {state.status}" if container else f"it has no {noun}"
         raise TargetUnavailable(
@@ -378,7 +373,7 @@ def console_output(run: Run, tail: int | None) -> str:
     """
     container = run.target.container()
     if container is None:
-        found = f"the project {run.plan.project} has no {NOUNS[run.plan.target]}"
+        found = f"the project {run.plan.project} has no {targets.NOUNS[run.plan.target]}"
         raise TargetUnavailable(found, hint="run `bringup up`")
     return redact(container.logs(tail), secrets(run.settings))
 
@@ -391,7 +386,7 @@ def take_down(settings: Settings, watch: Watch, *, volumes: bool) -> observe.Rel
     """
     with watch.step("down"):
         here = settings.target == LOCAL or host.engine_is_here()
-        released = stop(target_of(settings.target, settings.project, Engine()), local=here, volumes=volumes)
+        released = stop(targets.of(settings.target, settings.project, Engine()), local=here, volumes=volumes)
     if released and released.verdict == "leaked":
         raise CheckFailed(
             released.line,

@@ -88,22 +88,42 @@ def memory(root: Path = _ROOT) -> Memory | None:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use of this process's control group and of all above it, where there is a limit (v2 and v1)."""
+    """Limit and use of this process's control group and of all above it, where there is a limit."""
+    for directory, names in _groups(root):
+        limit, used = _number(directory / names.limit), _number(directory / names.used)
+        if limit is not None and used is not None:
+            # the page cache that the kernel gives back first counts as free, as in MemAvailable
+            yield limit, used - _stat(directory / "memory.stat", names.inactive)
+
+
+def oom_kills(root: Path = _ROOT) -> int:
+    """How many processes of our control group the kernel has killed for want of memory; 0 where it does not tell."""
+    return max((_stat(directory / names.events, "oom_kill") for directory, names in _groups(root)), default=0)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the memory controller calls its files and its inactive page cache."""
+
+    limit: str
+    used: str
+    inactive: str
+    events: str
+
+
+_V2 = _Names("memory.max", "memory.current", "inactive_file", "memory.events")
+_V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "memory.oom_control")
+
+
+def _groups(root: Path) -> Iterator[tuple[Path, _Names]]:
+    """The directories of this process's control group and of all above it, v2 and v1."""
     mounts = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
         number, controllers, path = line.split(":", 2)
         if number == "0":
-            # "unified" is the v2 tree of a hybrid host
-            bases, names = [mounts, mounts / "unified"], ("memory.max", "memory.current", "inactive_file")
+            bases, names = [mounts, mounts / "unified"], _V2  # "unified" is the v2 tree of a hybrid host
         elif "memory" in controllers.split(","):
-            bases, names = (
-                [mounts / "memory"],
-                (
-                    "memory.limit_in_bytes",
-                    "memory.usage_in_bytes",
-                    "total_inactive_file",
-                ),
-            )
+            bases, names = [mounts / "memory"], _V1
         else:
             continue
         for base in bases:
@@ -111,10 +131,7 @@ def _cgroups(root: Path) -> Iterator[tuple[int, int]]:
             for directory in (here, *here.parents):
                 if not directory.is_relative_to(base):
                     break
-                limit, used = _number(directory / names[0]), _number(directory / names[1])
-                if limit is not None and used is not None:
-                    # the page cache that the kernel gives back first counts as free, as in MemAvailable
-                    yield limit, used - _stat(directory / "memory.stat", names[2])
+                yield directory, names
 
 
 def _number(path: Path) -> int | None:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bringup.edge import proc
+from bringup.edge import host, proc
 
 STARTED, ENDED = "started.json", "ended.json"
 CONSOLE, OLDER = "console.log", "console.1.log"
@@ -91,7 +91,7 @@ class Keeper:
         assert me is not None  # noqa: S101 - we run
         write(self._directory / STARTED, {
             "id": name, "pid": me.pid, "start": me.start, "boot": me.boot, "pipe": [pipe.st_dev, pipe.st_ino],
-            "started": iso(time.time_ns()),
+            "started": iso(time.time_ns()), "oom_kills": host.oom_kills(),
         })  # fmt: skip
         # A keeper that is killed takes the program along: SIGTERM, which the entry point passes on.
         self._child = subprocess.Popen(
@@ -149,7 +149,10 @@ def main(args: list[str]) -> int:
     directory, name, argv = Path(args[0]), args[1], args[2:]
     code = Keeper(directory).keep(name, argv)
     # As an engine says it: 128 + n for signal n.
-    write(directory / ENDED, {"id": name, "code": code if code >= 0 else 128 - code, "ended": iso(time.time_ns())})
+    write(directory / ENDED, {
+        "id": name, "code": code if code >= 0 else 128 - code, "ended": iso(time.time_ns()),
+        "oom_kills": host.oom_kills(),
+    })  # fmt: skip
     return 0
 
 

@@ -98,7 +98,9 @@ def interpreter() -> Interpreter:
     """What this interpreter has; imports nothing of it, for torch alone takes seconds."""
     for name, flavour in BUILDS.items():
         with suppress(metadata.PackageNotFoundError):
-            return Interpreter(path=sys.executable, vllm=metadata.version(name), flavour=flavour, cuda=_torch_cuda())
+            version = metadata.version(name)
+            build = "cpu" if "+cpu" in version else flavour
+            return Interpreter(path=sys.executable, vllm=version, flavour=build, cuda=_torch_cuda())
     return Interpreter(path=sys.executable)
 
 

@@ -101,10 +101,17 @@ def identity(pid: int, root: Path = _ROOT) -> Identity | None:
     try:
         # proc(5): the name in parentheses may hold anything; the state is field 3, the start field 22
         fields = (root / str(pid) / "stat").read_text("ascii", "replace").rpartition(")")[2].split()
-        boot = (root / "sys/kernel/random/boot_id").read_text("ascii").strip()
-        return None if fields[0] in "ZX" else Identity(pid, int(fields[19]), boot)
+        return None if fields[0] in "ZX" else Identity(pid, int(fields[19]), boot(root))
     except (OSError, ValueError, IndexError):
         return None
+
+
+def boot(root: Path = _ROOT) -> str:
+    """The kernel's own id of this boot; empty: it has none."""
+    try:
+        return (root / "sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def parents(root: Path = _ROOT) -> dict[int, int]:

@@ -81,14 +81,17 @@ def weights_place(settings: Settings, model: str) -> str | Path:
 
 def is_there(weights: str, model: str) -> bool:
     """Whether there is such a directory; a volume is filled by the first start."""
-    return (
-        weights == VOLUME or Path(MODELS_DIR, model).is_dir() if weights in (BAKED, VOLUME) else Path(weights).is_dir()
-    )
+    if weights == VOLUME:
+        return True
+    return Path(MODELS_DIR, model).is_dir() if weights == BAKED else Path(weights).is_dir()
 
 
 def environment(plan: Plan, directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The entry point's variables: the image's, this process's without our settings, and the plan's. Pure."""
-    own = {variable(name) for name in fields()}
+    """The entry point's variables: the image's, this process's without our settings, and the plan's. Pure.
+
+    A key in this process's is of another server (a pod's own): this one has the plan's, or none.
+    """
+    own = {variable(name) for name in fields()} | {"VLLM_API_KEY"}
     made = {**DEFAULTS, **{name: value for name, value in environ.items() if name not in own}}
     made |= {name: str(directory / path) for name, path in CACHES.items()}
     made |= absolute_files(plan.environment)
@@ -126,12 +129,19 @@ class LocalServer:
         return self.request.get("vram_before")
 
     def state(self) -> ProcessState:
-        """How it is doing now."""
+        """How it is doing now.
+
+        Raises:
+            EvidenceMissing: it was taken down, or another start has its place.
+        """
+        if _read(self.directory / REQUEST).get("id") != self.id:
+            raise EvidenceMissing(f"the process {self.id[:12]} is gone", hint="run `bringup up`")
         started, ended = self._told(keeper.STARTED), self._told(keeper.ENDED)
         status = "exited" if ended else "running" if self.keeper() else "dead" if started else "created"
         code = ended["code"] if ended else 0 if status in ("running", "created") else -1
         return ProcessState(
-            id=self.id, name=f"the server of {self.directory.name}", status=status, exit_code=code, oom_killed=False,
+            id=self.id, name=f"{self.directory.name}-server", status=status, exit_code=code,
+            oom_killed=ended.get("oom_kills", 0) > started.get("oom_kills", 0),
             started=started.get("started", ""), image_id="",
         )  # fmt: skip
 
@@ -154,7 +164,10 @@ class LocalServer:
 
     def members(self) -> proc.Members:
         """Its processes."""
-        device, inode = self._told(keeper.STARTED).get("pipe", (0, 0))
+        told = self._told(keeper.STARTED)
+        if not told or told["boot"] != proc.boot():  # a pipe of another boot is another pipe
+            return proc.Members(lambda _: False)
+        device, inode = told["pipe"]
         return proc.Members(proc.saying_to((device, inode)))
 
     def top(self) -> list[dict[str, str]]:
@@ -221,8 +234,8 @@ class LocalTarget:
         argv = [sys.executable, "-m", "bringup.inside", "--host", plan.bind]
         given = environment(plan, self.directory, self._environ)
         before = self.container()
-        if before and before.keeper():
-            if before.request["digest"] == _digest(argv, given, plan):
+        if before:
+            if before.keeper() and before.request["digest"] == _digest(argv, given, plan):
                 return before
             self.down()
         request = {

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup import artifacts, bundle, clock, ledger, observe, probes, ready, signature, workflow
+from bringup import artifacts, bundle, clock, ledger, observe, probes, ready, signature, targets, workflow
 from bringup.catalog import TINY
 from bringup.checks import facts
 from bringup.edge import gpu
@@ -250,7 +250,7 @@ def bring_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., t
             return waiting
 
         record = ProbeRecord(name="completion", status=seen, expected="x", found="y")
-        monkeypatch.setattr(workflow, "ComposeTarget", lambda *_: target)
+        monkeypatch.setattr(targets, "ComposeTarget", lambda *_: target)
         monkeypatch.setattr(workflow, "wait_ready", wait_ready)
         monkeypatch.setattr(probes, "verify", lambda *_: iter([record]))
         monkeypatch.setattr(artifacts, "gather", lambda *_: ({"server.log": "x"}, []))
@@ -413,7 +413,7 @@ def take_down(
     monkeypatch: pytest.MonkeyPatch, release: observe.Release, container: FakeContainer | None
 ) -> tuple[FakeTarget, list[str], Any]:
     target, watch = FakeTarget(container, EvidenceMissing("x")), Silent()
-    monkeypatch.setattr(workflow, "ComposeTarget", lambda *_: target)
+    monkeypatch.setattr(targets, "ComposeTarget", lambda *_: target)
     monkeypatch.setattr(observe, "held", lambda *_, **__: observe.Held(None, frozenset({7}), 2**30))
     monkeypatch.setattr(observe, "release", lambda *_: release)
     try:
