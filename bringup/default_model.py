@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bringup import catalog
+from bringup import catalog, targets
 from bringup.catalog import TINY, Model
 from bringup.edge.docker import Engine
 from bringup.errors import TargetUnavailable, UsageError

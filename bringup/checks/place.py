@@ -91,7 +91,7 @@ def volume(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001
         return CheckRecord(name="volume", status=Status.UNKNOWN, found=found, needed=needed, remedy=remedy)
     if not place.volume_writable or place.volume < VOLUME:
         found = f"/workspace: {gib(place.volume)} free" + (
-            "" if place.volume_writable else ", not writable for this user"
+            "" if place.volume_writable else ", not this user's to write"
         )
         remedy = "free space on it, or give --artifacts and --weights another place"
         return CheckRecord(name="volume", status=Status.WARN, found=found, needed=needed, remedy=remedy)

@@ -37,6 +37,7 @@ IN_IMAGE = Path("/opt/bringup/wheels.lock")
 FETCHED = Path("weights")  # below the current directory, where `bringup weights fetch` puts a model's files
 REQUEST, FAULTS, LOCK = "request.json", "keeper.log", "lock"
 FILES = (REQUEST, FAULTS, keeper.STARTED, keeper.ENDED, keeper.CONSOLE, keeper.OLDER)
+ENTRY = ("-m", "bringup.inside")
 PATIENCE = 15.0  # seconds for the keeper to begin, and beyond its own grace to end
 POLL = 0.05  # seconds
 # The image's own variables (a test compares): each has this value unless it is set otherwise ...
@@ -231,7 +232,7 @@ class LocalTarget:
             TargetUnavailable: another start of the project is under way.
             NeverReady: it could not be started.
         """
-        argv = [sys.executable, "-m", "bringup.inside", "--host", plan.bind]
+        argv = [sys.executable, *ENTRY, "--host", plan.bind]
         given = environment(plan, self.directory, self._environ)
         before = self.container()
         if before:

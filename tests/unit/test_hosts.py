@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ NO_ENGINE = {
     "engine": FAIL, "compose": UNKNOWN, "buildx": UNKNOWN, "architecture": UNKNOWN, "runtime": UNKNOWN,
     "toolkit": UNKNOWN, "disk": UNKNOWN, "image": UNKNOWN,
 }  # fmt: skip
+# Of a local target: the checks of the engine are one line that says why they are left out.
+HERE = {"engine": SKIP}
 # `cpu` (the server uses a GPU) and `torch` (not asked) are skipped unless said otherwise; all else passes.
 NOT_PASSED: dict[str, dict[str, Status]] = {
     "a100": {},
@@ -40,6 +43,8 @@ NOT_PASSED: dict[str, dict[str, Status]] = {
         "runtime": FAIL, "toolkit": UNKNOWN, "memory": UNKNOWN, "disk": UNKNOWN, "image": UNKNOWN,
     },
     "b200": {},
+    "bare-box-older-vllm": {**HERE, "interpreter": FAIL, "driver": UNKNOWN, "volume": SKIP},
+    "container-cpu": {**HERE, "cpu": PASS, "gpu": SKIP, "volume": SKIP},
     "driver-535": {"driver": FAIL},
     "driver-550-geforce": {"driver": FAIL, "mig": SKIP, "ecc": WARN, "remap": SKIP},
     "driver-570-cuda-12-image": {"image": FAIL},
@@ -81,6 +86,12 @@ NOT_PASSED: dict[str, dict[str, Status]] = {
     "pcie-slow-under-load": {"pcie": WARN},
     "pcie-x4": {"pcie": WARN},
     "persistence-off": {"persistence": WARN},
+    "pod": {**HERE, "xid": SKIP},
+    "pod-driver-550": {**HERE, "driver": FAIL, "xid": SKIP},
+    "pod-of-another-image": {
+        **HERE, "interpreter": FAIL, "weights": FAIL, "driver": UNKNOWN, "xid": SKIP, "shm": WARN, "volume": WARN,
+    },
+    "pod-sick-and-full": {**HERE, "vram": FAIL, "xid": FAIL, "volume": WARN},
     "power-brake": {"throttle": WARN},
     "prohibited": {"compute-mode": FAIL},
     "remap-failed": {"remap": FAIL},
@@ -144,6 +155,18 @@ WORDS = [
     ("mig-empty", "mig", "nvidia-smi mig -cgi"),
     ("ecc-of-long-ago", "ecc", "5 in the card's life"),
     ("t4", "capability", "no bfloat16"),
+    ("pod", "engine", "not asked: the server is a process here (a pod of RunPod)"),
+    ("pod", "xid", "not a container's to read; the driver asks for no recovery"),
+    ("pod", "volume", "/workspace: 50.0 GiB free"),
+    ("pod-driver-550", "driver", "take a machine whose host has the NVIDIA driver 580 or newer"),
+    ("pod-of-another-image", "interpreter", "`/usr/bin/python3 -m pip install vllm==0.32.0`"),
+    ("pod-of-another-image", "weights", "bringup weights fetch --model tiny-qwen2"),
+    ("pod-of-another-image", "shm", "64 MiB: enough for one GPU"),
+    ("pod-of-another-image", "volume", "nothing is mounted at /workspace"),
+    ("pod-sick-and-full", "volume", "/workspace: 0.2 GiB free"),
+    ("bare-box-older-vllm", "interpreter", "vLLM 0.31.0 for a GPU"),
+    ("bare-box-older-vllm", "engine", "(no container)"),
+    ("container-cpu", "engine", "a container (/.dockerenv)"),
 ]  # fmt: skip
 
 
@@ -153,13 +176,19 @@ def facts_of(name: str) -> HostFacts:
 
 def verdicts(name: str, facts: HostFacts | None = None) -> dict[str, CheckRecord]:
     weights = 5 * GIB if name == "weights-too-large" else 0
-    return {r.name: r for r in checks.examine(facts or facts_of(name), plan("gpu", weights=weights))}
+    flavour = "cpu" if name.endswith("-cpu") else "gpu"
+    asked = plan(flavour, weights=weights, target=facts_of(name).target)
+    return {r.name: r for r in checks.examine(facts or facts_of(name), asked)}
 
 
 @pytest.mark.parametrize("name", NOT_PASSED)
 def test_a_host_gets_its_verdicts(name: str) -> None:
     seen = verdicts(name)
-    expected = dict.fromkeys(checks.CHECKS, PASS) | {"cpu": SKIP, "torch": SKIP} | NOT_PASSED[name]
+    local = facts_of(name).target == "local"
+    expected = dict.fromkeys(checks.HERE if local else checks.CHECKS, PASS) | {"cpu": SKIP}
+    expected |= ({} if local else {"torch": SKIP}) | NOT_PASSED[name]
+    if name.endswith("-cpu"):
+        expected = {check: status for check, status in expected.items() if check not in checks.ON_GPU}
     if name in ("torch-computes", "driver-570-cuda-compat"):
         expected["torch"] = PASS
     assert {check: r.status for check, r in seen.items()} == expected
@@ -188,9 +217,31 @@ def test_compatibility_libraries_are_offered_to_data_centre_gpus_alone() -> None
 
 @pytest.mark.parametrize("check", sorted(checks.ON_GPU | {"gpu"}))
 def test_every_check_of_a_gpu_is_seen_passing_not_passing_and_not_knowing(check: str) -> None:
-    seen = {verdicts(name)[check].status for name in NOT_PASSED}
+    seen = {r.status for name in NOT_PASSED for r in verdicts(name).values() if r.name == check}
     assert {PASS, UNKNOWN} <= seen
     assert seen & {WARN, FAIL}
+
+
+@pytest.mark.parametrize("check", ["interpreter", "weights", "shm", "volume"])
+def test_every_check_of_a_local_server_is_seen_passing_and_not(check: str) -> None:
+    seen = {r.status for name in NOT_PASSED for r in verdicts(name).values() if r.name == check}
+    assert PASS in seen
+    assert seen & {WARN, FAIL}
+
+
+def test_a_cpu_server_does_not_start_with_dockers_own_shared_memory() -> None:
+    facts = facts_of("container-cpu")
+    assert facts.place is not None
+    small = replace(facts, place=replace(facts.place, shm=64 * 2**20))
+    r = verdicts("container-cpu", small)["shm"]
+    assert (r.status, r.found, "--shm-size" in r.remedy) == (FAIL, "64 MiB", True)
+
+
+def test_a_volume_that_cannot_be_written_warns() -> None:
+    facts = facts_of("pod")
+    assert facts.place is not None
+    r = verdicts("pod", replace(facts, place=replace(facts.place, volume_writable=False)))["volume"]
+    assert (r.status, "not this user's to write" in r.found) == (WARN, True)
 
 
 def test_a_server_on_a_cpu_is_asked_nothing_about_gpus() -> None:
