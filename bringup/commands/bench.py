@@ -36,7 +36,7 @@ def bench() -> None:
 
 @bench.command
 @standard
-@takes("target", *WHERE, "artifacts", "request_timeout")
+@takes(*WHERE, "artifacts", "request_timeout")
 @click.option("--max-concurrency", type=Counts(), default="1,64", show_default=True, metavar="N,N,...",
               help="Requests at once; one run for each number.")  # fmt: skip
 @click.option("--num-prompts", type=click.IntRange(1), metavar="N",
