@@ -57,6 +57,23 @@ def test_the_flavour_is_chosen_by_what_was_recorded(invoke: Invoke) -> None:
     assert "flavour cpu: no NVIDIA driver answers" in err
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "code", "words"),
+    [
+        ("pod", (), 0, "flavour gpu: /opt/venv/bin/python has vLLM 0.32.0, built for a GPU"),
+        ("pod-driver-550", (), 3, "a pod cannot change it"),
+        ("pod", ("--target", "compose"), 8, "not asked: the server is a process of this machine"),
+        ("h200-no-engine", ("--target", "local"), 9, "not told"),
+    ],
+)
+def test_a_file_knows_its_target_unless_another_is_asked_for(
+    invoke: Invoke, name: str, more: tuple[str, ...], code: int, words: str
+) -> None:
+    seen, _, err = invoke("doctor", "--facts", str(HOSTS / f"{name}.json"), "--model", "tiny-qwen2", *more)
+    assert seen == code
+    assert words in " ".join(err.split())
+
+
 def test_a_recorded_host_has_its_flavours_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
     run = doctor.from_file(HOSTS / "h200.json", Settings(), {}, Console())
     assert run.plan.model == catalog.default(catalog.load(), "gpu")[0]
@@ -89,6 +106,14 @@ def test_a_recorded_host_is_not_looked_at(invoke: Invoke, tmp_path: Path, other:
 
 def a_run(facts: HostFacts) -> workflow.Run:
     return workflow.Run("doctor", Settings(), plan("gpu"), Engine(), facts, Console())
+
+
+def test_torch_in_the_image_is_no_question_for_a_process(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_run(replace(FACTS, target="local"))
+    run.plan = replace(run.plan, target="local")
+    monkeypatch.setattr(workflow, "prepare", lambda *_: run)
+    code, _, err = invoke("doctor", "--target", "local", "--in-image")
+    assert (code, "--target local has none" in err) == (2, True)
 
 
 def test_what_is_saved_is_what_was_seen(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from bringup.edge.docker import answers
+from bringup.edge.docker import START_ENGINE, answers, remedy
 from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable
 
 
@@ -29,3 +29,15 @@ def refusal(status: int, explanation: str) -> APIError:
 def test_a_refusal_is_told_from_a_failure(status: int, explanation: str, kind: type[BringupError], said: str) -> None:
     with pytest.raises(kind, match=said), answers():
         raise refusal(status, explanation)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("PermissionError: 13, Permission denied", "join the `docker` group"),
+        ("without the Python package docker: pip install 'bringup[docker]'", "--target local"),
+        ("FileNotFoundError: 2, No such file or directory", START_ENGINE),
+    ],
+)
+def test_what_to_do_about_an_engine_that_does_not_answer(error: str, words: str) -> None:
+    assert words in remedy(error)

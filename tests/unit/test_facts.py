@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +18,36 @@ from bringup.checks.facts import (
     choose_flavour,
     gather,
     gather_engine_gpu,
+    gather_gpu_alone,
+    gather_here,
     needs_cdi,
 )
 from bringup.edge import gpu, host, node
 from bringup.edge.docker import ContainerState, Engine, EngineFacts
 from bringup.edge.gpu import GpuState
 from bringup.edge.node import NodeFacts
+from bringup.edge.place import Place
 from bringup.errors import EvidenceMissing, TargetUnavailable
 from bringup.plan import Plan
 from tests.unit.samples import ENGINE, GPU, H100, NO_ENGINE, NO_GPU, NODE, OWN, labels, plan
 
 CPU_PLAN = plan()
 GPU_PLAN = plan("gpu")
+
+# ---- of this machine alone
+
+
+def test_a_local_server_asks_no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Engine, "facts", lambda _: pytest.fail("an engine was asked"))
+    monkeypatch.setattr(gpu, "read", lambda: NO_GPU)
+    monkeypatch.setattr(host, "port_holder", lambda *_: None)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://elsewhere:2375")
+    seen = gather_here(replace(CPU_PLAN, target="local"), Place(), gather_gpu_alone(), OWN, tmp_path, True)
+    assert (seen.local, seen.target, seen.own_container, seen.weights) == (True, "local", OWN, True)
+    assert not seen.engine.reachable
+    assert seen.disk_free is not None
+    assert seen.image.present is None
+
 
 # ---- the flavour
 
