@@ -112,14 +112,13 @@ def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Wa
     """Look at the host, choose the flavour, freeze the plan."""
     settings, sources = keyed(command, settings, sources, watch)
     engine = Engine()
-    on_engine = settings.target != LOCAL
-    seen = facts.gather_engine_gpu(engine) if on_engine else facts.gather_gpu_alone()
-    here = None if on_engine else place.read()
-    flavour = (
-        facts.choose_flavour(settings.flavour, *seen)
-        if here is None
-        else facts.choose_here(settings.flavour, here, seen[1])
-    )
+    here = place.read() if settings.target == LOCAL else None
+    if here is None:
+        seen = facts.gather_engine_gpu(engine)
+        flavour = facts.choose_flavour(settings.flavour, *seen)
+    else:
+        seen = facts.gather_gpu_alone()
+        flavour = facts.choose_here(settings.flavour, here, seen[1])
     settings, model, why = default_model.resolve(settings, engine, seen[0].reachable, flavour[0])
     if why:
         watch.say(f"model {model.name}: {why}")
@@ -130,10 +129,8 @@ def prepare(command: str, settings: Settings, sources: dict[str, str], watch: Wa
     plan = make_plan(settings, model, flavour, sources, cdi=facts.needs_cdi(seen[0]))
     if here is None:
         return Run(command, settings, plan, engine, facts.gather(plan, engine, seen), watch)
-    own = local.LocalTarget(plan.project)
-    found = facts.gather_here(
-        plan, here, seen, own.serving(plan.port), own.directory, local.is_there(plan.weights, plan.model)
-    )
+    own, there = local.LocalTarget(plan.project), local.is_there(plan.weights, plan.model)
+    found = facts.gather_here(plan, here, seen, own.serving(plan.port), own.directory, there)
     return Run(command, settings, plan, engine, found, watch)
 
 

@@ -53,6 +53,7 @@ HERE: dict[str, Callable[[HostFacts, Plan], CheckRecord]] = {
     "interpreter": place.interpreter,
     "weights": place.weights,
     **{name: check for name, check in CHECKS.items() if name not in OF_ENGINE},
+    "disk": place.disk,
     "shm": place.shm,
     "volume": place.volume,
 }
@@ -85,7 +86,7 @@ SOURCES = {
     "pcie": "NVML nvmlDeviceGetCurrPcieLinkWidth, nvmlDeviceGetCurrPcieLinkGeneration and their maxima",
     "persistence": "NVML nvmlDeviceGetPersistenceMode",
     "memory": "/proc/meminfo and control groups; measured starts",
-    "disk": "free space of the engine's directory; measured builds",
+    "disk": "free space of the engine's directory, or the local server's; measured builds",
     "port": "listening on it for a moment",
     "image": "the engine's image: architecture and labels",
     "interpreter": "metadata of the installed packages; the version of the locks",

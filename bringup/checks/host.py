@@ -5,7 +5,6 @@ from __future__ import annotations
 from bringup.checks.facts import HostFacts
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
-from bringup.settings import LOCAL
 
 GIB = 2**30
 # Bytes free where the engine keeps images, beside the weights. A build holds the image and BuildKit's cache of the
@@ -25,24 +24,20 @@ def gib(size: float) -> str:
 
 def disk(facts: HostFacts, plan: Plan) -> CheckRecord:
     """There is room for the build, or for a start when the image is there."""
-    if facts.image.present or plan.target == LOCAL:
+    if facts.image.present:
         need, what = START_DISK, "to start"
     else:  # the weights pass through the weights stage and then lie in the image
         need, what = BUILD_DISK[plan.flavour] + 2 * plan.expect.weights_bytes, "to build"
-    where = "the server's directory" if plan.target == LOCAL else facts.engine.root_dir or "the engine's directory"
+    where = facts.engine.root_dir or "the engine's directory"
     needed = f"{gib(need)} free in {where} {what}"
     if facts.disk_free is None:
         why = "the engine did not say where it keeps images" if facts.local else "the engine runs on another host"
-        if plan.target == LOCAL:
-            why = "the file system does not tell"
         return CheckRecord(
             name="disk", status=Status.UNKNOWN, found=why, needed=needed, remedy="look at `df` on the engine's host"
         )
     found = f"{gib(facts.disk_free)} free"
     if facts.disk_free < need:
         remedy = f"free {gib(need - facts.disk_free)} or more: `docker system df`, then `docker builder prune`"
-        if plan.target == LOCAL:
-            remedy = f"free {gib(need - facts.disk_free)} or more, or set BRINGUP_STATE_DIR to another place"
         return CheckRecord(name="disk", status=Status.FAIL, found=found, needed=needed, remedy=remedy)
     return CheckRecord(name="disk", status=Status.PASS, found=found, needed=needed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bringup.checks.facts import HostFacts
-from bringup.checks.host import GIB, gib
+from bringup.checks.host import GIB, START_DISK, gib
 from bringup.plan import Plan
 from bringup.records import CheckRecord, Status
 from bringup.settings import BAKED
@@ -53,6 +53,18 @@ def weights(facts: HostFacts, plan: Plan) -> CheckRecord:
         return CheckRecord(name="weights", status=Status.PASS, found=where, needed=needed)
     remedy = f"`bringup weights fetch --model {plan.model}` puts them into weights/{plan.model}; or give --weights DIR"
     return CheckRecord(name="weights", status=Status.FAIL, found=f"no {where}", needed=needed, remedy=remedy)
+
+
+def disk(facts: HostFacts, plan: Plan) -> CheckRecord:  # noqa: ARG001
+    """There is room for caches and logs."""
+    needed = f"{gib(START_DISK)} free in the server's directory"
+    if facts.disk_free is None:
+        look = "look at `df`"
+        return CheckRecord(name="disk", status=Status.UNKNOWN, found="not told", needed=needed, remedy=look)
+    enough = facts.disk_free >= START_DISK
+    remedy = "" if enough else "free space, or set BRINGUP_STATE_DIR to another place"
+    status = Status.PASS if enough else Status.FAIL
+    return CheckRecord(name="disk", status=status, found=f"{gib(facts.disk_free)} free", needed=needed, remedy=remedy)
 
 
 def shm(facts: HostFacts, plan: Plan) -> CheckRecord:

@@ -64,9 +64,9 @@ class Console:
             with suppress(OSError):  # a full disk must not end the server
                 self._file.write(iso(self._last).encode() + b" " + line.rstrip(b"\n") + b"\n")
                 if self._file.tell() > LARGEST:
-                    self._file.close()
                     self._path.replace(self._older)
-                    self._file = self._open("wb")
+                    full, self._file = self._file, self._open("wb")
+                    full.close()
 
 
 class Keeper:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -58,7 +59,7 @@ class Place:
         return f"a container ({self.container})" if self.container else "no container"
 
 
-def read(root: Path = _ROOT, environ: os._Environ[str] | dict[str, str] = os.environ) -> Place:
+def read(root: Path = _ROOT, environ: Mapping[str, str] = os.environ) -> Place:
     """Look at all of it."""
     volume = root / VOLUME
     mounted = os.path.ismount(volume)
@@ -73,7 +74,7 @@ def read(root: Path = _ROOT, environ: os._Environ[str] | dict[str, str] = os.env
     )
 
 
-def _container(root: Path, environ: os._Environ[str] | dict[str, str]) -> str:
+def _container(root: Path, environ: Mapping[str, str]) -> str:
     for mark in (".dockerenv", "run/.containerenv"):
         if (root / mark).exists():
             return f"/{mark}"

@@ -237,6 +237,11 @@ def test_a_cpu_server_does_not_start_with_dockers_own_shared_memory() -> None:
     assert (r.status, r.found, "--shm-size" in r.remedy) == (FAIL, "64 MiB", True)
 
 
+def test_a_local_server_needs_room_in_its_own_directory() -> None:
+    r = verdicts("pod", replace(facts_of("pod"), disk_free=2**29))["disk"]
+    assert (r.status, r.found, "BRINGUP_STATE_DIR" in r.remedy) == (FAIL, "0.5 GiB free", True)
+
+
 def test_a_volume_that_cannot_be_written_warns() -> None:
     facts = facts_of("pod")
     assert facts.place is not None
