@@ -26,12 +26,11 @@ def resolve(settings: Settings, engine: Engine, reachable: bool, flavour: str) -
     """
     models = catalog.load()
     name, reason = settings.model, ""
-    if name in (AUTO, NO_MODEL):
-        reachable = reachable or settings.target == LOCAL
-        name, reason = _served(settings, engine) if reachable else ("", "")
+    here = settings.target == LOCAL
+    if name == AUTO or (here and name == NO_MODEL):  # so the image without weights calls what it serves by itself
+        name, reason = _served(settings, engine) if reachable or here else ("", "")
         if not name:
-            on_engine = reachable and settings.target != LOCAL
-            name, reason = _default(models, settings, engine if on_engine else None, flavour)
+            name, reason = _default(models, settings, engine if reachable and not here else None, flavour)
     return dataclasses.replace(settings, model=name), catalog.choose(models, name), reason
 
 

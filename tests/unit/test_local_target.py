@@ -242,6 +242,14 @@ def test_the_model_is_what_the_process_serves(started: LocalTarget, monkeypatch:
     assert (model.name, why) == ("tiny-qwen2", "the server of the project p has it")
 
 
+def test_the_images_word_for_no_weights_is_no_model(started: LocalTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "LocalTarget", lambda _: started)
+    asked = Settings(target="local", model="none")
+    assert default_model.resolve(asked, Engine(), False, "cpu")[1].name == "tiny-qwen2"
+    with pytest.raises(UsageError):
+        default_model.resolve(dataclasses.replace(asked, target="compose"), Engine(), False, "cpu")
+
+
 def test_a_file_that_is_not_there_is_missing_evidence(started: LocalTarget) -> None:
     with pytest.raises(EvidenceMissing, match="cannot be read: No such file"):
         server_of(started).copy_out(f"{started.directory}/run/server.jsonl")
