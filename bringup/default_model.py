@@ -9,7 +9,8 @@ from bringup.catalog import TINY, Model
 from bringup.edge.docker import Engine
 from bringup.errors import TargetUnavailable, UsageError
 from bringup.plan import NO_MODEL
-from bringup.settings import AUTO, BAKED, LOCAL, Settings, variable
+from bringup.settings import AUTO, BAKED, LOCAL, VOLUME, Settings, variable
+from bringup.targets.local import is_there, weights_place
 from bringup.weights.hub import Hub
 
 PATIENCE = 3.0  # seconds for the Hub's first word
@@ -19,7 +20,7 @@ def resolve(settings: Settings, engine: Engine, reachable: bool, flavour: str) -
     """Settings with a model's name in them, that model, and why it is that one (empty when it was named).
 
     The project's own container comes first, so that `verify` asks about what `up` started; then the flavour's default,
-    if its image is there or the Hub answers; then the model that needs no Hub.
+    if its image or its weights are there or the Hub answers; then the model that needs no Hub.
 
     Raises:
         UsageError: no such model, or nothing pins it.
@@ -44,6 +45,8 @@ def _served(settings: Settings, engine: Engine) -> tuple[str, str]:
 def _default(models: dict[str, Model], settings: Settings, engine: Engine | None, flavour: str) -> tuple[str, str]:
     name, reason = catalog.default(models, flavour)
     if name == TINY or (settings.weights == BAKED and engine and engine.image(f"bringup:{flavour}-{name}")):
+        return name, reason
+    if settings.target == LOCAL and settings.weights != VOLUME and is_there(weights_place(settings, name), name):
         return name, reason
     hub, pinned = Hub(settings.hf_endpoint, read=PATIENCE), models[name].lock
     try:

@@ -80,7 +80,7 @@ def weights_place(settings: Settings, model: str) -> str | Path:
     return settings.weights
 
 
-def is_there(weights: str, model: str) -> bool:
+def is_there(weights: str | Path, model: str) -> bool:
     """Whether there is such a directory; a volume is filled by the first start."""
     if weights == VOLUME:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -87,6 +88,14 @@ def test_a_hub_that_answers_is_enough(monkeypatch: pytest.MonkeyPatch, flavour: 
 
     monkeypatch.setattr(Hub, "head", head)
     assert resolve(FakeEngine(), flavour)[0] == name
+
+
+def test_weights_that_are_there_need_no_hub(asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve(FakeEngine(), target="local", project="none-such")[0] == TINY
+    (tmp_path / "weights" / CPU).mkdir(parents=True)
+    assert resolve(FakeEngine(), target="local", project="none-such")[0] == CPU
+    assert len(asked) == 1
 
 
 def test_a_volume_is_filled_by_the_hub_whatever_images_there_are(asked: list[str]) -> None:
