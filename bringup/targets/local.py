@@ -50,6 +50,11 @@ CACHES = {
     "VLLM_CACHE_ROOT": "cache", "TORCHINDUCTOR_CACHE_DIR": "cache/inductor", "TRITON_CACHE_DIR": "cache/triton",
     "FLASHINFER_WORKSPACE_BASE": "cache", "CUDA_CACHE_PATH": "cache/cuda",
 }  # fmt: skip
+# What a container's host tells the container's own server: its key, health port, sshd, and to stay when it has ended. Of
+# a server that somebody starts inside none of it is true.
+OF_THE_CONTAINER = {
+    "VLLM_API_KEY", "RUNPOD_API_KEY", "PORT_HEALTH", "HEALTH_CHECK_PATH", "PUBLIC_KEY", "SSH_PUBLIC_KEY", "BRINGUP_HOLD",
+}  # fmt: skip
 
 
 class ProcessState(ContainerState):
@@ -90,9 +95,9 @@ def is_there(weights: str | Path, model: str) -> bool:
 def environment(plan: Plan, directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """The entry point's variables: the image's, this process's without our settings, and the plan's. Pure.
 
-    A key in this process's is of another server (a pod's own): this one has the plan's, or none.
+    The key is the plan's, or there is none; see OF_THE_CONTAINER.
     """
-    own = {variable(name) for name in fields()} | {"VLLM_API_KEY"}
+    own = {variable(name) for name in fields()} | OF_THE_CONTAINER
     made = {**DEFAULTS, **{name: value for name, value in environ.items() if name not in own}}
     made |= {name: str(directory / path) for name, path in CACHES.items()}
     made |= absolute_files(plan.environment)

@@ -92,11 +92,11 @@ def test_a_process_has_the_variables_of_the_image() -> None:
 
 
 def test_a_variable_of_ours_comes_from_the_plan_alone() -> None:
-    given = {variable(name): "of the shell" for name in fields()} | {"VLLM_API_KEY": "of a pod", "HOME": "/home"}
+    given = dict.fromkeys((*map(variable, fields()), *local.OF_THE_CONTAINER), "of the shell") | {"HOME": "/home"}
     given |= {"HF_HUB_OFFLINE": "0", "VLLM_CACHE_ROOT": "/elsewhere"}
     made = local.environment(a_plan(port=8123, api_key_file=Path("key")), Path("/d"), given)
     assert "of the shell" not in made.values()
-    assert "VLLM_API_KEY" not in made
+    assert not local.OF_THE_CONTAINER & made.keys()
     assert (made["PORT"], made["BRINGUP_FLAVOUR"], made["BRINGUP_STATE_DIR"]) == ("8123", "cpu", "/d")
     assert made["BRINGUP_API_KEY_FILE"] == str(Path("key").absolute()), "it runs in another directory"
     assert (made["HOME"], made["HF_HUB_OFFLINE"], made["VLLM_CACHE_ROOT"]) == ("/home", "0", "/d/cache")
