@@ -125,11 +125,11 @@ def model_path(settings: Settings) -> str:
 
 
 def server_argv(
-    settings: Settings, flavour: str, tools: str = "", host: str = EVERYWHERE, port: int = SERVER_PORT
+    settings: Settings, flavour: str, tools: str = "", port: int = SERVER_PORT, host: str = EVERYWHERE
 ) -> tuple[str, ...]:
     """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start).
 
-    `tools`: the parser of the model's tool calls, empty where it makes none; `host`, `port`: where it listens.
+    `tools`: the parser of the model's tool calls, empty where it makes none; `port`, `host`: where it listens.
     """
     argv = [
         "--model", model_path(settings),
@@ -174,7 +174,7 @@ def make_plan(
         timeout += settings.fetch_timeout
     host = "127.0.0.1" if settings.bind in (EVERYWHERE, "localhost") else settings.bind
     bind = "127.0.0.1" if settings.bind == "localhost" else settings.bind  # compose takes addresses only
-    listens = (bind, settings.port) if local else (EVERYWHERE, SERVER_PORT)
+    listens = (settings.port, bind) if local else (SERVER_PORT, EVERYWHERE)
     return Plan(
         project=settings.project,
         model=model.name,

@@ -50,10 +50,11 @@ CACHES = {
     "VLLM_CACHE_ROOT": "cache", "TORCHINDUCTOR_CACHE_DIR": "cache/inductor", "TRITON_CACHE_DIR": "cache/triton",
     "FLASHINFER_WORKSPACE_BASE": "cache", "CUDA_CACHE_PATH": "cache/cuda",
 }  # fmt: skip
-# What a container's host tells the container's own server: its key, health port, sshd, and to stay when it has ended. Of
-# a server that somebody starts inside none of it is true.
+# What a container's host tells the container's own server: its key, health port, sshd, and to stay when it has ended.
+# Of a server that somebody starts inside none of it is true.
 OF_THE_CONTAINER = {
-    "VLLM_API_KEY", "RUNPOD_API_KEY", "PORT_HEALTH", "HEALTH_CHECK_PATH", "PUBLIC_KEY", "SSH_PUBLIC_KEY", "BRINGUP_HOLD",
+    "VLLM_API_KEY", "RUNPOD_API_KEY", "PORT_HEALTH", "HEALTH_CHECK_PATH", "PUBLIC_KEY", "SSH_PUBLIC_KEY",
+    "BRINGUP_HOLD",
 }  # fmt: skip
 
 
