@@ -179,10 +179,13 @@ def collect(
 ) -> int:  # fmt: skip
     """Verify a pod again, copy the server's own files out of it by SSH, write the bundle; the only pod, or POD."""
     from bringup.artifacts import check_destination
+    from bringup.edge import ssh
     from bringup.runpod import bodies, evidence, life
     from bringup.runpod.run import Run
 
     _under_proxy(settings)
+    if host_key:
+        ssh.fingerprint(host_key)
     api = cloud()
     chosen = life.chosen(life.ours(api, state), (pod,) if pod else (), every=False)
     if not chosen:

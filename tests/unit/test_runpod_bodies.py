@@ -55,7 +55,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_bodies_are_as_agreed_and_as_the_api_takes_them(name: str) -> None:
     made = CASES[name]()
-    check({"pod": "createPod", "template": "createTemplate"}.get(name.split("-")[0], "createEndpoint"), made)
+    check(f"create{name.partition('-')[0].title()}", made)
     assert made == json.loads((DATA / f"{name}.json").read_text("utf-8"))
 
 
