@@ -28,7 +28,7 @@ from bringup.errors import Exit
 from bringup.runpod import life  # noqa: F401
 from tests.runpod import FakeRunPod
 
-WHOLE = 1.3  # seconds that an `up` takes here, about
+WHOLE = 3.3  # seconds that an `up` takes here, about
 POD, PODS = r"/v2/pods/.+", "/v2/pods"
 FAULTS: dict[str, list[tuple[str, str, str, int, dict[str, float]]]] = {
     "none": [],
