@@ -40,7 +40,8 @@ Answer = tuple[int, Any]
 class Manner:
     """How a pod behaves. Seconds from its creation: when it is STARTING, RUNNING, and really serves; when it dies
     (EXITED) or is lost. `full`: GPU types without capacity. `lie`: of its server; `direct_lie`: only directly.
-    `ssh`: see `tests.runpod.sshd.FAULTS`; `unrouted`: the proxy never reaches it."""
+    `ssh`: see `tests.runpod.sshd.FAULTS`; `unrouted`: the proxy never reaches it. `sshd` and `log`: the port of another
+    sshd and what its log says, for a pod that is a container."""
 
     starting: float = 0.1
     running: float = 0.2
@@ -53,6 +54,8 @@ class Manner:
     direct_lie: str = ""
     ssh: str = ""
     unrouted: bool = False
+    sshd: int = 0
+    log: tuple[str, ...] = ()
 
 
 @dataclass
@@ -109,9 +112,9 @@ class Pod:
         direct = runtime = None
         if self.status == "RUNNING":
             runtime = {"uptime": int(self.age - self.manner.running), "gpus": [], "ports": []}
-            if self.sshd:
-                where = {"host": "127.0.0.1", "port": self.sshd.port}
-                direct = where | {"username": "root", "command": f"ssh root@127.0.0.1 -p {self.sshd.port}"}
+            if port := self.manner.sshd or (self.sshd and self.sshd.port):
+                where = {"host": "127.0.0.1", "port": port}
+                direct = where | {"username": "root", "command": f"ssh root@127.0.0.1 -p {port}"}
         return body | {
             "id": self.id, "status": self.status, "cost": self.manner.cost, "createdAt": self.created,
             "ssh": {"proxy": None, "direct": direct}, "actions": ["stop", "terminate"], "runtime": runtime,
@@ -119,7 +122,7 @@ class Pod:
 
     def log(self) -> str:
         """Its console, as the API streams it."""
-        lines = [f"loading, with {self.stub.key}", *(self.sshd.lines if self.sshd else [])]
+        lines = self.manner.log or (f"loading, with {self.stub.key}", *(self.sshd.lines if self.sshd else []))
         said = [json.dumps({"ts": self.created, "source": "container", "line": line}) for line in lines]
         return "".join(f"id: {n}\ndata: {line}\n\n" for n, line in enumerate(said))
 
