@@ -60,8 +60,8 @@ def collect(run: Run, failed: NeverReady | None = None) -> many.Outcome:
     inside = _inside(run, proxied)
     outcome = many.judged(proxied, (*proxied.records, inside.direct, inside.whole))
     files = inside.files | {"pod.json": artifacts.as_json(run.facts)}
-    log = failed.detail if failed and failed.detail else run.log()
-    files |= {"pod.log": log + "\n"} if log.strip() else {}
+    if "server.log" not in files and (log := (failed.detail if failed else "") or run.log()).strip():
+        files["pod.log"] = log + "\n"
     for table in inside.derived.tables:
         run.watch.table(*table)
     directory = run.settings.artifacts / artifacts.name(run.plan, time.time())
@@ -86,8 +86,8 @@ def _inside(run: Run, proxied: many.Outcome) -> Inside:
         with contextlib.ExitStack() as held:
             with run.watch.step("connect to the pod by SSH"):
                 door = _door(run, run.ssh_key)
-                run.facts["ssh"] = {"user": door.user, "host_key": door.host_key}
                 line = held.enter_context(ssh.connect(door))
+                _remember(run, door)
                 port = held.enter_context(line.forward(SERVER_PORT))
             return _look(run, line, port, proxied)
     except BringupError as e:
@@ -106,16 +106,21 @@ def _outside(status: Status, why: str) -> Inside:
 
 
 def _door(run: Run, key: Path) -> ssh.Door:
-    """Where the pod's sshd is and who it must be; the state remembers who it is."""
+    """Where the pod's sshd is, and who it must be."""
     owned = run.owned
     pinned = access.Identity(owned.ssh_user or access.USER, owned.host_key) if owned.host_key else None
     lines = [line for _, line in run.cloud.logs(owned.id or "", MOST_LINES, LOG_SECONDS)]
     who = access.trusted(lines, pinned, run.host_key)
-    if who != pinned:
-        run.owned = dataclasses.replace(owned, ssh_user=who.user, host_key=who.host_key)
-        run.state.put(run.owned)
     host, port = access.address(run.look())
     return ssh.Door(host=host, port=port, user=who.user, key_file=key, host_key=who.host_key)
+
+
+def _remember(run: Run, door: ssh.Door) -> None:
+    """It is who it must be: from now on nobody else is."""
+    run.facts["ssh"] = {"user": door.user, "host_key": door.host_key}
+    if (run.owned.ssh_user, run.owned.host_key) != (door.user, door.host_key):
+        run.owned = dataclasses.replace(run.owned, ssh_user=door.user, host_key=door.host_key)
+        run.state.put(run.owned)
 
 
 def _look(run: Run, line: ssh.Ssh, port: int, proxied: many.Outcome) -> Inside:
@@ -134,7 +139,8 @@ def _look(run: Run, line: ssh.Ssh, port: int, proxied: many.Outcome) -> Inside:
                 files[name] = container.copy_out(path).decode("utf-8", "replace")
             except EvidenceMissing as e:
                 missing.append(f"{name} ({e.message})")
-        run.moments.container_started = started(container.state())
+        with contextlib.suppress(BringupError):  # the API may be down by now
+            run.moments.container_started = started(container.state())
         derived = derive.derive(
             derive.Evidence(
                 plan=run.plan, log=files.get("server.jsonl") or files.get("server.log", ""), moments=run.moments,

@@ -18,7 +18,7 @@ from tests.runpod.interruptions import interruptions
 from tests.runpod.sshd import LOG
 
 POD, PODS = r"/v2/pods/[^/]+", "/v2/pods"
-FROM_OUTSIDE = {"pod.json", "pod.log", "sample_response.json", "record.json"}
+FROM_OUTSIDE = {"pod.json", "sample_response.json", "record.json"}
 FROM_INSIDE = {
     "server.jsonl", "server.log", "vllm_process.txt", "nvidia_smi_serving.txt", "weights.receipt.json", "weights.lock",
     "caches-before.json", "caches-now.json", "timeline.json", "ledger.json", "caches.json", "direct.json",
