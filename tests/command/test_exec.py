@@ -18,8 +18,6 @@ from bringup.edge.docker import Engine
 from bringup.errors import EvidenceMissing
 from tests.unit.test_edge_docker import framed
 
-pytestmark = pytest.mark.integration
-
 
 class OnePacket(http.server.BaseHTTPRequestHandler):
     """An engine whose exec is done before its client looks: headers and output arrive together."""
