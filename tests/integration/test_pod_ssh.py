@@ -19,8 +19,8 @@ from bringup.edge import ssh
 from bringup.errors import EvidenceMissing, TargetUnavailable
 from bringup.runpod.access import announced
 from bringup.testing import FREE, VLLMContainer
+from tests.command.test_runpod import FROM_INSIDE, probe
 from tests.integration.support import Result, bringup, vllm
-from tests.integration.test_runpod import FROM_INSIDE, probe
 from tests.runpod import FakeRunPod
 
 pytestmark = pytest.mark.integration
