@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bringup import artifacts, clock, derive, many, probes
+from bringup import artifacts, clock, derive, many, probes, timeline
 from bringup.edge import ssh
 from bringup.edge.http import Http
 from bringup.errors import BringupError, EvidenceMissing, NeverReady
@@ -139,21 +139,27 @@ def _look(run: Run, line: ssh.Ssh, port: int, proxied: many.Outcome) -> Inside:
                 files[name] = container.copy_out(path).decode("utf-8", "replace")
             except EvidenceMissing as e:
                 missing.append(f"{name} ({e.message})")
+        log = files.get("server.jsonl") or files.get("server.log", "")
         with contextlib.suppress(BringupError):  # the API may be down by now
-            run.moments.container_started = started(container.state())
+            run.moments.container_started = _not_after(started(container.state()), log)
         derived = derive.derive(
             derive.Evidence(
-                plan=run.plan, log=files.get("server.jsonl") or files.get("server.log", ""), moments=run.moments,
-                observed=Observation(), card=None, local=False,
+                plan=run.plan, log=log, moments=run.moments, observed=Observation(), card=None, local=False
             ),
             container,
-        )  # fmt: skip
+        )
     run.facts["ssh"] |= {"files": line.copied, "clock": dataclasses.asdict(clock.offset(lambda: _now(line), "date"))}
     files |= derived.files() | {"direct.json": artifacts.as_json(direct.to_dict() | {"url": "through SSH"})}
     whole = artifacts.completeness(missing + derived.missing, len(files))
     return Inside(
         direct=compared(proxied, direct), whole=dataclasses.replace(whole, name="inside"), files=files, derived=derived,
     )  # fmt: skip
+
+
+def _not_after(moment: float | None, log: str) -> float | None:
+    """When the container started: not after the server's first words, whatever RunPod's clock and whole seconds say."""
+    words = (e.t for e in timeline.read_events(log) if e.t is not None)
+    return None if moment is None else min((moment, *words))
 
 
 def _now(line: ssh.Ssh) -> float:

@@ -61,7 +61,8 @@ def pod(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     key, word = place / "key", place / "word"
     key.write_text(private)
     key.chmod(0o600)
-    container = vllm(image).with_env("PUBLIC_KEY", public).with_bind_ports(22, FREE)
+    container = vllm(image).with_env("PUBLIC_KEY", public)
+    container.ports["22/tcp"] = FREE
     with container, FakeRunPod() as fake:
         word.write_text(container.api_key)
         lines = container.get_wrapped_container().logs().decode().splitlines()
