@@ -20,7 +20,7 @@ from bringup.settings import BAKED, VOLUME, Settings, server_environment
 MODELS_DIR = "/opt/bringup/models"  # baked weights
 WEIGHTS_DIR = "/weights"  # the volume, or where a directory of the host is mounted
 NO_MODEL = "none"  # what the Dockerfile and the image's label call no weights
-SERVER_PORT = 8000  # inside the container
+SERVER_PORT = 8000  # inside the container, unless a host that starts containers says otherwise (PORT)
 SERVICE = "server"  # of compose.yaml
 CDI_FILE = "compose.cdi.yaml"
 
@@ -117,7 +117,7 @@ def model_path(settings: Settings) -> str:
     return f"{WEIGHTS_DIR}/{settings.model}" if settings.weights == VOLUME else str(settings.weights)
 
 
-def server_argv(settings: Settings, flavour: str, tools: str = "") -> tuple[str, ...]:
+def server_argv(settings: Settings, flavour: str, tools: str = "", port: int = SERVER_PORT) -> tuple[str, ...]:
     """Arguments for vLLM's OpenAI server; the same function runs on the host (plan) and in the image (start).
 
     `tools`: the parser of the model's tool calls, empty where it makes none.
@@ -126,7 +126,7 @@ def server_argv(settings: Settings, flavour: str, tools: str = "") -> tuple[str,
         "--model", model_path(settings),
         "--served-model-name", settings.served_model_name or settings.model,
         "--host", "0.0.0.0",  # noqa: S104 - the container's own address; the host publishes it on `bind`
-        "--port", str(SERVER_PORT),
+        "--port", str(port),
     ]  # fmt: skip
     if settings.max_model_len is not None:
         argv += ["--max-model-len", str(settings.max_model_len)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from bringup import catalog, profile
 from bringup.errors import UsageError
-from bringup.inside import events, gate, guard, marks
+from bringup.inside import events, gate, guard, marks, pod
 from bringup.inside.parts import parts
+from bringup.inside.supervise import drain_arguments
 from bringup.inside.weights import (
     TOKENS,
     Baked,
@@ -62,12 +64,13 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
         UsageError: a setting cannot be used, or the endpoint would be public without a key.
     """
     settings, flavour = _settings(environ, baked)
+    ports = pod.ports(environ)
     settings = dataclasses.replace(settings, vllm_args=(*settings.vllm_args, *extra))
     known = catalog.load().get(settings.model)
-    argv = server_argv(settings, flavour, known.tools if known else "")
+    argv = server_argv(settings, flavour, known.tools if known else "", ports.server)
     refuse_key_in_argv(argv)
     cors = "--allowed-origins" in _flags(argv)
-    argv = (*argv, *gate_arguments(cors=cors))
+    argv = (*argv, *drain_arguments(argv), *gate_arguments(cors=cors))
     keys = read_keys(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
     if not keys and not is_loopback(settings.bind):
         refuse_public(settings.bind, environ, log)
@@ -77,6 +80,10 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     environment = {**profile.environment(chosen, flavour), **_environment(environ, flavour, argv, keys)}
     if cors:
         environment[gate.PREFLIGHT] = "1"
+    if ports.health:
+        environment[gate.ASKER] = secrets.token_hex(16)
+    elif ports.path:
+        environment[gate.HEALTH_PATH] = ports.path
     log.info("model %s, flavour %s, profile %s, published on %s, API key: %s", settings.model, flavour, chosen,
              settings.bind, f"needed ({len(keys)} set)" if keys else "none")  # fmt: skip
     log.info("vLLM variables: %s", _shown(environment))
@@ -165,7 +172,7 @@ def _environment(
     environ: Mapping[str, str], flavour: str, argv: Sequence[str], keys: tuple[str, ...]
 ) -> dict[str, str]:
     environment = dict(environ)
-    for name in ("VLLM_API_KEY", gate.MORE_KEYS, gate.PREFLIGHT, *TOKENS):
+    for name in ("VLLM_API_KEY", pod.API_KEY, *gate.OURS, *TOKENS):
         environment.pop(name, None)
     if keys:
         environment["VLLM_API_KEY"] = keys[0]
