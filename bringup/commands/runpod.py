@@ -206,10 +206,10 @@ def collect(
 def _way_in(owned: Owned, found: dict[str, Any], given: Path | None) -> Path | None:
     """The private key for a pod's sshd; None: it was created without SSH."""
     from bringup.edge import ssh
-    from bringup.runpod.bodies import PUBLIC_KEY
+    from bringup.inside.session import PUBLIC_KEYS
 
     key = given or (Path(owned.ssh_key) if owned.ssh_key else None)
-    if key is None and PUBLIC_KEY in (found.get("env") or {}):
+    if key is None and set(PUBLIC_KEYS) & set(found.get("env") or {}):
         raise UsageError("the private key for this pod's sshd is not here", hint="give --ssh-key FILE")
     if key:
         ssh.require()

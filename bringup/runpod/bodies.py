@@ -12,6 +12,8 @@ from typing import Any
 from bringup.checks.gpu import CUDA
 from bringup.errors import UsageError
 from bringup.fit import UTILIZATION, Asked, fit
+from bringup.inside import pod as pod_
+from bringup.inside import session
 from bringup.plan import SERVER_PORT, WEIGHTS_DIR, Plan
 from bringup.settings import VOLUME
 
@@ -21,7 +23,6 @@ KEY = "VLLM_API_KEY"
 KEY_SECRET = "{{ RUNPOD_SECRET_bringup_api_key }}"  # RunPod puts the account's secret of that name in its place
 HTTP_PORT, SSH_PORT = f"{SERVER_PORT}/http", "22/tcp"
 EXPIRES = "BRINGUP_POD_EXPIRES"  # marks a pod as ours, and says until when; it travels with the pod
-PUBLIC_KEY = "PUBLIC_KEY"  # RunPod's convention: whom the image's sshd lets in; without it there is none
 NEVER = "never"
 PREFIX = "bringup-"
 # Enough for the catalogue's default, small ones first; CUDA 13 knows all of them. Ids of RunPod's table of GPU types.
@@ -29,7 +30,6 @@ GPU_TYPES = ("NVIDIA L4", "NVIDIA RTX A5000", "NVIDIA GeForce RTX 4090", "NVIDIA
 # What they are called where workers are placed: pools, in RunPod's table of them.
 POOLS = ("AMPERE_24", "ADA_24", "ADA_48_PRO", "AMPERE_48")
 HEALTH_PORT = 8001  # the image answers there while the server loads: 204, then 200, or 503
-HEALTH_PATH = "/ping"
 WORKERS = {"min": 0, "max": 3, "idleTimeout": 60}  # seconds; a start takes longer than RunPod's 10
 REQUESTS = 32  # at once in one worker, before RunPod wants another: vLLM answers so many together
 IMAGE_BYTES = 8 * GB  # of the gpu flavour without weights, unpacked: docs/image.md
@@ -81,7 +81,8 @@ def pod(plan: Plan, wish: Wish, gpu_type: str, key: str) -> dict[str, Any]:
     Raises:
         UsageError: a pod cannot have what the plan wants.
     """
-    way_in = {PUBLIC_KEY: wish.public_key} if wish.public_key else {}
+    # Both, because RunPod may put the account's keys into one of them.
+    way_in = dict.fromkeys(session.PUBLIC_KEYS, wish.public_key) if wish.public_key else {}
     body = {
         "name": wish.name,
         **_container(plan, wish),
@@ -126,7 +127,7 @@ def endpoint(plan: Plan, wish: Wish, pools: Sequence[str] = POOLS) -> dict[str, 
     """
     if plan.weights == VOLUME:
         raise UsageError("a worker has no volume of its own to fetch weights to", hint="give --weights baked")
-    health = {"PORT": str(SERVER_PORT), "PORT_HEALTH": str(HEALTH_PORT), "HEALTH_CHECK_PATH": HEALTH_PATH}
+    health = {pod_.PORT: str(SERVER_PORT), pod_.PORT_HEALTH: str(HEALTH_PORT), pod_.HEALTH_PATH: pod_.PING}
     return {
         "name": wish.name,
         "type": "LOAD_BALANCER",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
+from bringup.artifacts import STATE
 from bringup.edge.docker import ContainerState
 from bringup.edge.runpod import RunPod
 from bringup.edge.ssh import Ssh
@@ -71,8 +75,17 @@ class PodContainer:
         return self.ssh.execute(argv)
 
     def copy_out(self, path: str) -> bytes:
-        """One file from inside."""
-        return self.ssh.copy_out(path)
+        """One file from inside; what is below the state directory, wherever that is in this pod."""
+        return self.ssh.copy_out(self._state + path.removeprefix(STATE) if path.startswith(f"{STATE}/") else path)
+
+    @cached_property
+    def _state(self) -> str:
+        """On a pod's volume it is elsewhere, and then the sessions of the image's sshd have its name."""
+        with contextlib.suppress(EvidenceMissing):
+            code, said = self.execute(["sh", "-c", 'printf %s "$BRINGUP_STATE_DIR"'])
+            if code == 0 and re.fullmatch(r"/[\w./-]{1,200}", said):
+                return said
+        return STATE
 
     def logs(self, tail: int | None = None, since: int | None = None) -> str:
         """Its console output, as far back as RunPod goes."""

@@ -25,7 +25,8 @@ from tests.runpod import FakeRunPod
 
 pytestmark = pytest.mark.integration
 
-RUN = "/var/lib/bringup/run"
+STATE = "/var/lib/bringup/elsewhere"  # as on a pod's volume: only the pod knows where
+RUN = f"{STATE}/run"
 WITHOUT_GPU = "nvidia_smi_serving.txt"
 
 
@@ -61,7 +62,7 @@ def pod(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     key, word = place / "key", place / "word"
     key.write_text(private)
     key.chmod(0o600)
-    container = vllm(image).with_env("PUBLIC_KEY", public)
+    container = vllm(image).with_envs(PUBLIC_KEY=public, BRINGUP_STATE_DIR=STATE)
     container.ports["22/tcp"] = FREE
     with container, FakeRunPod() as fake:
         word.write_text(container.api_key)

@@ -179,6 +179,8 @@ def answer(argv: list[str], fault: str) -> tuple[int, str]:
         size = int(argv[2].split()[2])
         digest = hashlib.sha256(FILES[argv[-1]][:size]).hexdigest()
         return 0, f"{'0' * 64 if fault == 'wrong-sum' else digest}  -\n"
+    if "BRINGUP_STATE_DIR" in " ".join(argv):
+        return 0, ""
     if argv[:1] == ["date"]:
         return 0, f"{time.time():.9f}\n"
     if argv[:1] == ["du"]:

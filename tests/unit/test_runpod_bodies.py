@@ -84,7 +84,8 @@ def test_what_is_there_to_import_is_what_is_made(file: str, case: str) -> None:
 def test_a_pod_has_a_way_in_only_where_somebody_may_come_in() -> None:
     pods = [bodies.pod(plan(), replace(WISH, public_key=key), "NVIDIA L4", KEY) for key in (PUBLIC, None)]
     assert [p["ports"] for p in pods] == [["8000/http", "22/tcp"], ["8000/http"]]
-    assert [p["env"].get("PUBLIC_KEY") for p in pods] == [PUBLIC, None]
+    for name in ("PUBLIC_KEY", "SSH_PUBLIC_KEY"):
+        assert [p["env"].get(name) for p in pods] == [PUBLIC, None]
     assert [p["startSsh"] for p in pods] == [False, False]
 
 

@@ -13,7 +13,7 @@ from bringup.errors import EvidenceMissing
 from bringup.many import Outcome
 from bringup.records import Status, Verdict
 from bringup.runpod.container import PodContainer
-from bringup.runpod.evidence import compared
+from bringup.runpod.evidence import _not_after, compared
 
 
 def outcome(verdict: Verdict, why: str = "") -> Outcome:
@@ -36,6 +36,13 @@ def test_which_of_the_two_ways_is_at_fault(proxied: Verdict, direct: Verdict, st
     assert (found.name, found.status, found.seconds) == ("direct", status, 1.5)
     assert found.found.endswith(said)
     assert found.data == {"suite": "smoke", "verdict": direct, "proxy": proxied}
+
+
+@pytest.mark.parametrize(("moment", "found"), [(50.0, 50.0), (103.0, 100.5), (None, None)])
+def test_no_container_starts_after_its_server_spoke(moment: float | None, found: float | None) -> None:
+    log = '{"t": 101.0, "msg": "b"}\n{"t": 100.5, "msg": "a"}\nno time here\n'
+    assert _not_after(moment, log) == found
+    assert _not_after(7.0, "") == 7.0
 
 
 class Cloud:
