@@ -73,12 +73,13 @@ def up(
 
     A pod that fails is removed (unless --keep); one that passes stays, until `down`, or `reap` after --live.
     """
+    from bringup.edge.ssh import require
     from bringup.runpod import bodies, life
     from bringup.runpod.run import PROXY, Run
 
     _under_proxy(settings)
     live, forever, remove = given.pop("live"), given.pop("forever"), given.pop("remove")
-    poll, proxy, ssh = given.pop("poll"), given.pop("proxy"), (not given.pop("no_ssh"), given.pop("ssh_key"))
+    poll, proxy, wanted, key = given.pop("poll"), given.pop("proxy"), not given.pop("no_ssh"), given.pop("ssh_key")
     gpu_types = given.pop("gpu_types") or bodies.GPU_TYPES
     now = time.time()
     wish = bodies.Wish(
@@ -87,14 +88,16 @@ def up(
         image_bytes=given.pop("image_size"), expires=None if forever else now + live, **given,
     )  # fmt: skip
     plan = pod_plan(settings, sources, wish.template)
-    shown = dataclasses.replace(wish, public_key=_public(*ssh))
+    shown = dataclasses.replace(wish, public_key=_public(wanted, key))
     made = [bodies.pod(plan, shown, gpu, MASK) for gpu in wish.gpu_types]
     if dry_run:
         show(watch, made)
         return Exit.PASS
     api = cloud()
+    if wanted:
+        require()
     owned, settings = _keyed(state, wish, settings)
-    owned, wish = _with_ssh(state, owned, wish, *ssh)
+    owned, wish = _with_ssh(state, owned, wish, wanted, key)
     run = Run(
         cloud=api, state=state, plan=plan, settings=settings, watch=watch, owned=owned, leave=not remove, poll=poll,
         proxy=proxy or PROXY, ssh_key=Path(owned.ssh_key) if owned.ssh_key else None,
@@ -126,11 +129,12 @@ def _under_proxy(settings: Settings) -> None:
 
 def _public(wanted: bool, key: Path | None) -> str | None:
     """What stands for the public key as long as none is made; what cannot be used is told before anything is made."""
-    if not wanted:
-        return None
     from bringup.edge import ssh
 
-    ssh.require()
+    if key and not wanted:
+        raise UsageError("--no-ssh and --ssh-key contradict each other", hint="give one of them")
+    if not wanted:
+        return None
     return ssh.public_half(key) if key else f"{ssh.KIND} (made for each pod)"
 
 
@@ -212,7 +216,6 @@ def _way_in(owned: Owned, found: dict[str, Any], given: Path | None) -> Path | N
     if key is None and set(PUBLIC_KEYS) & set(found.get("env") or {}):
         raise UsageError("the private key for this pod's sshd is not here", hint="give --ssh-key FILE")
     if key:
-        ssh.require()
         ssh.public_half(key)
     return key
 

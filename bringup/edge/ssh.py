@@ -109,8 +109,9 @@ def public_half(key_file: Path) -> str:
     """The public half of a private key of the user's, as one line.
 
     Raises:
-        UsageError: it cannot be read or used, has a passphrase, or others can read it.
+        UsageError: it cannot be read or used, has a passphrase, or others can read it; or there is no paramiko.
     """
+    require()
     key = _private_key(key_file)
     if key_file.stat().st_mode & 0o077:
         raise UsageError(f"others can read the SSH key file {key_file}", hint=f"chmod 600 {key_file}")

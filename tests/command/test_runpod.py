@@ -223,6 +223,7 @@ def test_a_key_of_ones_own_lets_in_and_stays(desk: Desk) -> None:
     assert own.exists()
     own.chmod(0o644)
     assert desk.up("--ssh-key", str(own), ssh=True).code == 2
+    assert desk.up("--ssh-key", str(own)).code == 2
     desk.nothing_is_left()
 
 
