@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bringup.commands import standard
-from bringup.commands.runpod_options import SERVED, Client, account, named, pod_plan, sent, shaped, show
+from bringup.commands.runpod_options import SERVED, Client, account, named, pod_plan, sends, shaped, show
 from bringup.errors import BringupError, Exit, UsageError
 from bringup.options import takes
 from bringup.settings import Settings
@@ -24,7 +24,7 @@ def template() -> None:
 
 
 @template.command("create")
-@sent
+@sends
 def create(watch: Any, **given: Any) -> int:
     """Create the template; its key is the account's secret bringup_api_key."""
 
@@ -39,7 +39,7 @@ def create(watch: Any, **given: Any) -> int:
 
 
 @template.command("update")
-@sent
+@sends
 def update(watch: Any, **given: Any) -> int:
     """Give the template of that name these values."""
 

@@ -91,7 +91,7 @@ ssh_key = click.option(
     "--ssh-key", "ssh_key", type=click.Path(path_type=Path), metavar="FILE",
     help="Private key (mode 0600, no passphrase) for the pod's sshd, instead of one made for each pod.",
 )  # fmt: skip
-sent = composed(standard, takes(*SERVED), account, shaped, named, dry)  # what a body is sent by
+sends = composed(standard, takes(*SERVED), account, shaped, named, dry)  # what a body is sent by
 
 
 def pod_plan(settings: Settings, sources: dict[str, str], template: str | None = None) -> Plan:

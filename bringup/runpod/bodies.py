@@ -12,7 +12,7 @@ from typing import Any
 from bringup.checks.gpu import CUDA
 from bringup.errors import UsageError
 from bringup.fit import UTILIZATION, Asked, fit
-from bringup.inside import pod as pod_
+from bringup.inside import pod as inside
 from bringup.inside import session
 from bringup.plan import SERVER_PORT, WEIGHTS_DIR, Plan
 from bringup.settings import VOLUME
@@ -118,7 +118,7 @@ def template(plan: Plan, wish: Wish) -> dict[str, Any]:
 
 
 def endpoint(plan: Plan, wish: Wish, pools: Sequence[str] = POOLS) -> dict[str, Any]:
-    """The body of POST /v2/serverless: a load-balancing endpoint: requests go straight to a worker.
+    """The body of POST /v2/serverless for a load-balancing endpoint, whose requests go straight to a worker.
 
     Its key is the account's secret, too: RunPod asks callers for a key of its own in the same header.
 
@@ -127,7 +127,7 @@ def endpoint(plan: Plan, wish: Wish, pools: Sequence[str] = POOLS) -> dict[str, 
     """
     if plan.weights == VOLUME:
         raise UsageError("a worker has no volume of its own to fetch weights to", hint="give --weights baked")
-    health = {pod_.PORT: str(SERVER_PORT), pod_.PORT_HEALTH: str(HEALTH_PORT), pod_.HEALTH_PATH: pod_.PING}
+    health = {inside.PORT: str(SERVER_PORT), inside.PORT_HEALTH: str(HEALTH_PORT), inside.HEALTH_PATH: inside.PING}
     return {
         "name": wish.name,
         "type": "LOAD_BALANCER",
@@ -135,7 +135,7 @@ def endpoint(plan: Plan, wish: Wish, pools: Sequence[str] = POOLS) -> dict[str, 
         "ports": [HTTP_PORT, f"{HEALTH_PORT}/http"],
         "env": environment(plan) | {KEY: KEY_SECRET} | health,
         "gpu": {"pools": list(pools), "count": wish.count, "minCudaVersion": CUDA},
-        "workers": WORKERS,
+        "workers": dict(WORKERS),
         "scaling": {"type": "REQUEST_COUNT", "requestCount": REQUESTS},
     }
 

@@ -77,7 +77,7 @@ def _create(run: Run, wish: bodies.Wish, good: list[bodies.Choice]) -> dict[str,
     refused: list[str] = []
     for choice in good:
         body = bodies.pod(run.plan, wish, choice.gpu_type, key)
-        run.sent = True
+        run.sent, run.moments.asked = True, time.time()
         try:
             made = run.cloud.create_pod(body)
         except ApiError as e:
@@ -87,8 +87,7 @@ def _create(run: Run, wish: bodies.Wish, good: list[bodies.Choice]) -> dict[str,
             refused.append(f"{choice.gpu_type}: {e.message}")
             run.watch.say(f"{choice.gpu_type}: {e.message}")
             continue
-        run.moments.asked = time.time()
-        run.facts = {"gpu_type": choice.gpu_type, "list_price": choice.price, "created": run.moments.asked}
+        run.facts = {"gpu_type": choice.gpu_type, "list_price": choice.price, "created": time.time()}
         return made
     raise TargetUnavailable(
         f"RunPod gave no pod of {len(good)} GPU types", detail="\n".join(refused), id="runpod-400",
