@@ -199,6 +199,7 @@ class Garbage(paramiko.SubsystemHandler):
         super().__init__(channel, name, server)
 
     def start_subsystem(self, name: str, transport: Any, channel: Any) -> None:
+        channel.recv(1)  # the client knows by now that the subsystem runs
         channel.sendall(b"\xff" * 4096)
 
 
