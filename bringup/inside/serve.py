@@ -2,8 +2,8 @@
 
 Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. These things differ:
 a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, no
-garbage is collected during imports, and the model's class is looked at without another process. BRINGUP_LAUNCH=plain
-leaves them all out. No answer has a `server` header, and an idle engine ends at once, with or without them.
+garbage is collected during imports, the model's class is looked at without another process, and an idle engine ends at
+once. BRINGUP_LAUNCH=plain leaves them all out. No answer has a `server` header, with or without them.
 """
 
 from __future__ import annotations
@@ -233,7 +233,8 @@ def main(argv: list[str]) -> None:
     if "inspect" in on and spawns:
         use("inspect", inspect_here)
     use("no banner", no_banner)
-    use("idle end", end_at_once_when_idle)
+    if on:
+        use("idle end", end_at_once_when_idle)
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def _host_key(place: Path) -> str:
     return f"{' '.join(public.read_text('ascii').split()[:2])} {fingerprint}"
 
 
-def watch(place: Path, listening: str, log: logging.Logger, pause: Callable[[float], None] = time.sleep) -> None:
+def watch(place: Path, listening: str, log: logging.Logger) -> None:
     """Run sshd for as long as this process lives: one that ends is told of and started again, ever more slowly.
 
     Raises:
@@ -180,7 +180,7 @@ def watch(place: Path, listening: str, log: logging.Logger, pause: Callable[[flo
         if not once:
             raise Unusable(f"sshd ended (exit {code}): {listener.last}")
         log.error("ssh: sshd ended (exit %d), and is started again in %.0f s: %s", code, wait, listener.last)
-        pause(wait)
+        time.sleep(wait)
         wait = min(2 * wait, LONGEST_PAUSE)
 
 
