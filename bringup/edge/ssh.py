@@ -151,8 +151,7 @@ def connect(door: Door) -> Iterator[Ssh]:
 def _opened(door: Door, key: paramiko.PKey) -> paramiko.Transport:
     import paramiko
 
-    logging.getLogger("paramiko").propagate = False  # what it has to say comes as an exception, too
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # what it has to say comes as an exception, too
     where, transport = f"{door.host} port {door.port}", None
     try:
         transport = paramiko.Transport(socket.create_connection((door.host, door.port), PATIENCE))

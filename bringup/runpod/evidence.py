@@ -59,6 +59,7 @@ def collect(run: Run, failed: NeverReady | None = None) -> many.Outcome:
             proxied = many.verify(run.owned.url, run.settings, run.plan.expect.model, (), detail)
     inside = _inside(run, proxied)
     outcome = many.judged(proxied, (*proxied.records, inside.direct, inside.whole))
+    outcome = dataclasses.replace(outcome, seconds=round(time.time() - proxied.started, 3))
     files = inside.files | {"pod.json": artifacts.as_json(run.facts)}
     if "server.log" not in files and (log := (failed.detail if failed else "") or run.log()).strip():
         files["pod.log"] = log + "\n"
