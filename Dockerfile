@@ -18,7 +18,8 @@ ENV BRINGUP_FLAVOUR=gpu \
 
 # What the server needs from the distribution, and its user.
 # A C compiler and Python's headers: Triton and Inductor compile at run time. libnuma: vLLM's CPU extension does not
-# load without it. The versions are those of the base's release.
+# load without it. openssh-server: for pods, which have no other way in; the entry point starts it only when it is given
+# a public key. The versions are those of the base's release.
 # hadolint ignore=DL3006
 FROM base-${FLAVOUR} AS base
 ARG FLAVOUR
@@ -31,13 +32,20 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
     if [ -s /run/secrets/ca.crt ]; then set -- "$@" -o Acquire::https::CaInfo=/run/secrets/ca.crt; fi; \
     apt-get "$@" update; \
     apt-get "$@" install -y --no-install-recommends \
-        ca-certificates g++ gcc libc6-dev libnuma1 python3 python3-dev tini; \
+        ca-certificates g++ gcc libc6-dev libnuma1 openssh-server python3 python3-dev tini; \
+    rm -f /etc/ssh/ssh_host_*; \
     rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
-# Ubuntu's images have a user of their own at uid 1000.
+# Ubuntu's images have a user of their own at uid 1000. Ours has no password and is not locked, so that a key may log in;
+# bash begins a session with the container's environment (bringup/inside/ssh.py writes the file): first thing in
+# bash.bashrc, which returns early for commands, and in profile.d, for a login shell sets a PATH of its own.
 RUN set -eu; \
     if other=$(id -un 1000 2>/dev/null); then userdel -r "$other"; fi; \
     useradd --uid 1000 --gid 0 --no-log-init --home-dir /var/lib/bringup --no-create-home \
-        --shell /usr/sbin/nologin bringup; \
+        --shell /bin/bash --password '*' bringup; \
+    line='if [ -n "${BRINGUP_SESSION:-}" ]; then . "$BRINGUP_SESSION"; fi'; \
+    echo "$line" >/etc/profile.d/bringup.sh; \
+    sed -i "1i [ \"\${SHLVL:-}\" != 1 ] || $line" /etc/bash.bashrc; \
+    install -d -m 0755 /run/sshd; \
     install -d -o 1000 -g 0 -m 0775 /var/lib/bringup /var/lib/bringup/cache /var/lib/bringup/run /weights
 
 # An empty directory of wheels, unless the build names another one (`--build-context wheelhouse=DIR`).

@@ -20,7 +20,7 @@ from bringup.settings import BAKED, COMPOSE, LOCAL, VOLUME, Settings, server_env
 MODELS_DIR = "/opt/bringup/models"  # baked weights
 WEIGHTS_DIR = "/weights"  # the volume, or where a directory of the host is mounted
 NO_MODEL = "none"  # what the Dockerfile and the image's label call no weights
-SERVER_PORT = 8000  # inside the container, unless its variable PORT says another
+SERVER_PORT = 8000  # inside the container, unless a host that starts containers says otherwise (PORT)
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - the container's own address; the host publishes it on `bind`
 SERVICE = "server"  # of compose.yaml
 CDI_FILE = "compose.cdi.yaml"

@@ -62,9 +62,10 @@ class Event:
 
 
 class Http:
-    """Requests to one server. `api_key` goes into the Authorization header and nowhere else."""
+    """Requests to one server. `api_key` goes into the Authorization header and nowhere else; `request_id` into each
+    request's X-Request-Id, where one is given."""
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(self, base_url: str, api_key: str | None = None, request_id: str = "") -> None:
         wrong = UsageError(f"{base_url!r} is not an http(s) address", hint="give one like http://127.0.0.1:8000")
         try:
             parts = urlsplit(base_url)
@@ -79,6 +80,7 @@ class Http:
         self._local = _is_local(parts.hostname)
         self._direct = direct.serves(base_url, local=self._local)
         self._api_key = api_key
+        self._fixed = {"X-Request-Id": request_id} if request_id else {}
 
     def get(self, path: str, timeout: float) -> Answer:
         """GET a path; see `post`."""
@@ -144,7 +146,9 @@ class Http:
             return self._answer(response, body, started)
 
     def _open(self, method: str, path: str, payload: Any, timeout: float, content_type: str = "") -> Response:
-        headers = {"Content-Type": content_type or "application/json"} if payload is not None else {}
+        headers = dict(self._fixed)
+        if payload is not None:
+            headers["Content-Type"] = content_type or "application/json"
         body = payload if content_type or payload is None else json.dumps(payload).encode()
         if self._direct:
             headers |= {"User-Agent": "bringup", "Accept": "*/*"}

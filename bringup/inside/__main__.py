@@ -2,7 +2,7 @@
 
 It checks, starts vLLM's server, passes signals on to it and ends with it, with an exit code of `errors.Exit`, or
 128 + n when the server was killed by signal n. `--check` only looks: settings and weights are checked and the
-command is printed as JSON.
+command is printed as JSON. BRINGUP_HOLD=1 keeps a container whose server ended by itself, until a signal.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bringup.errors import BringupError
-from bringup.inside import events, marks, prefetch, warm
+from bringup.errors import BringupError, UsageError
+from bringup.inside import events, marks, pod, prefetch, ssh, warm
 from bringup.inside.parts import parts
+from bringup.inside.pulse import Pulse, asker
 from bringup.inside.start import Launch, configure_logging, prepare
-from bringup.inside.state import open_state
-from bringup.inside.supervise import start_beside, supervise
+from bringup.inside.state import State, open_state
+from bringup.inside.supervise import HOLD, End, hold, start_beside, supervise
 from bringup.inside.weights import Baked
+from bringup.settings import boolean
 
 
 class OneLine(logging.Formatter):
@@ -45,32 +49,78 @@ def make_logger(log_file: Path | None) -> logging.Logger:
 
 def main(args: list[str], environ: dict[str, str]) -> int:
     """Check, serve, and return the exit code."""
-    check = args[:1] == ["--check"]
-    state = None if check else open_state(environ)
-    log = make_logger(state.log if state else None)
-    if state and state.problem:
+    if args[:1] == ["--check"]:
+        log = make_logger(None)
+        return _told(lambda: _check(args[1:], environ, log), log).code
+    state = open_state(environ)
+    log = make_logger(state.log)
+    if state.problem:
         log.warning("%s", state.problem)
-    if state:
-        marks.begin(str(state.log))
-        marks.reached("entry")
+    if environ.get(pod.POD):
+        log.info("pod %s of RunPod, state directory %s", environ[pod.POD], state.directory)
+    marks.begin(str(state.log))
+    marks.reached("entry")
+    environ = {**environ, **state.environment}
+    ssh.start(environ, log)
+    return _told(lambda: _hold_at_the_end(environ, partial(_start, args, environ, state), log), log).code
+
+
+def _hold_at_the_end(
+    environ: dict[str, str], start: Callable[[Pulse, logging.Logger], End], log: logging.Logger
+) -> End:
+    """Start, and stay afterwards where that is wanted and nobody asked for the end.
+
+    Raises:
+        UsageError: whether it is wanted cannot be understood.
+    """
     try:
-        launch = prepare({**environ, **(state.environment if state else {})}, args[check:], Baked(), log)
-        if state is None:
-            launch.weights()
-            sys.stdout.write(json.dumps(launch.argv) + "\n")
-            return 0
-        launch = configure_logging(launch, state.log, log)
-        warm.before_start(launch.argv, launch.environment, state.directory, log)
-        return serve(launch, log)
+        holds = boolean(environ.get(HOLD) or "0")
+    except ValueError as e:
+        raise UsageError(f"{HOLD}: {e}", hint="correct or unset the variable") from e
+    pulse = Pulse(log)
+    end = _told(lambda: start(pulse, log), log)
+    pulse.over()
+    if holds and not end.asked:
+        hold(end, log)
+    return end
+
+
+def _told(act: Callable[[], End], log: logging.Logger) -> End:
+    """How it ended; an expected failure is an end like any other, and logged."""
+    try:
+        return act()
     except BringupError as e:
         log.error("%s%s", e.message, f"; {e.hint}" if e.hint else "")
         for line in e.detail.splitlines():
             log.error("  %s", line)
-        return int(e.exit_code)
+        return End(int(e.exit_code), e.message)
 
 
-def serve(launch: Launch, log: logging.Logger) -> int:
+def _check(args: list[str], environ: dict[str, str], log: logging.Logger) -> End:
+    launch = prepare(environ, args, Baked(), log)
+    launch.weights()
+    sys.stdout.write(json.dumps(launch.argv) + "\n")
+    return End(0, "")
+
+
+def _start(args: list[str], environ: dict[str, str], state: State, pulse: Pulse, log: logging.Logger) -> End:
+    """Check, and serve until the end."""
+    ports = pod.ports(environ)
+    if ports.health:
+        pulse.listen(ports.health, ports.path)
+    if ports.path:
+        log.info("%s", ports.meaning)
+    launch = configure_logging(prepare(environ, args, Baked(), log), state.log, log)
+    warm.before_start(launch.argv, launch.environment, state.directory, log)
+    if ports.health:
+        pulse.watch(asker(launch.argv, launch.environment))
+    return serve(launch, log, pulse.over)
+
+
+def serve(launch: Launch, log: logging.Logger, stopping: Callable[[], None] = lambda: None) -> End:
     """Start the server, with its weights checked before or meanwhile, and wait for its end.
+
+    `stopping` is called as soon as somebody asks for the end.
 
     Raises:
         BringupError: the weights are not as locked.
@@ -86,10 +136,10 @@ def serve(launch: Launch, log: logging.Logger) -> int:
     if not launch.beside:
         check()
         marks.reached("server spawned")
-        return supervise(launch.argv, launch.environment, log)
+        return supervise(launch.argv, launch.environment, log, stopping=stopping)
     marks.reached("server spawned")
     child = start_beside(launch.argv, launch.environment, check)
-    return supervise(launch.argv, launch.environment, log, lambda *_: child)
+    return supervise(launch.argv, launch.environment, log, lambda *_: child, stopping)
 
 
 if __name__ == "__main__":

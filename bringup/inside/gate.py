@@ -33,6 +33,10 @@ MIDDLEWARE = "bringup.inside.gate.Gate"
 # Keys beyond VLLM_API_KEY, which takes one; a space between. The entry point sets both, and BRINGUP_PREFLIGHT.
 MORE_KEYS = "BRINGUP_MORE_API_KEYS"
 PREFLIGHT = "BRINGUP_PREFLIGHT"
+# A second name of /health, and the request id of the entry point's own questions (see `pulse`), which it makes up.
+HEALTH_PATH = "BRINGUP_HEALTH_PATH"
+ASKER = "BRINGUP_HEALTH_ID"
+OURS = (MORE_KEYS, PREFLIGHT, HEALTH_PATH, ASKER)  # all that the entry point alone may set
 OPEN = "/health"
 GET, POST = ("GET",), ("POST",)
 ROUTES: dict[str, tuple[str, ...]] = {
@@ -69,12 +73,16 @@ class Rules:
         first: the header that vLLM's own check takes.
         max_body: bytes of a request's body.
         preflight: whether somebody asked for CORS; then vLLM answers preflights, which never carry a key.
+        health: another path by which /health is known, empty for none.
+        asker: the request id of whoever asks every few seconds, for ever: what succeeds is not logged.
     """
 
     digests: tuple[bytes, ...] = ()
     first: bytes = b""
     max_body: int = Settings.max_body * 2**20
     preflight: bool = False
+    health: str = ""
+    asker: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,13 @@ def rules_of(environ: Mapping[str, str]) -> Rules:
         first=b"Bearer " + keys[0].encode() if keys else b"",
         max_body=int(environ.get(variable("max_body")) or Settings.max_body) * 2**20,
         preflight=environ.get(PREFLIGHT) == "1",
+        health=environ.get(HEALTH_PATH, ""),
+        asker=environ.get(ASKER, "").encode(),
     )
 
 
-def route_of(scope: Scope) -> str:
-    """The route of `ROUTES` that a path is, letter by letter; `NOT_LISTED` for any other.
+def route_of(scope: Scope, health: str = "") -> str:
+    """The route of `ROUTES` that a path is, letter by letter; `NOT_LISTED` for any other. `health` is one of /health.
 
     No path is normalised here. A spelling that a router further in might take for a route (doubled slash, escape,
     another case, a slash at the end) is another path, and refused as such.
@@ -107,6 +117,8 @@ def route_of(scope: Scope) -> str:
     if b"%" in scope.get("raw_path", b""):
         return NOT_LISTED
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    if health and path == health:
+        return OPEN
     if root and path.startswith(f"{root}/"):  # as vLLM's router cuts it, for `--root-path`
         path = path[len(root) :]
     if path in ROUTES:  # the templates are no paths: no URL has a brace that is not escaped, and this checks it
@@ -136,7 +148,7 @@ def judge(scope: Scope, rules: Rules) -> Ruling:
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS or sum(len(n) + len(v) for n, v in headers) > MAX_HEADER_BYTES:
         return Ruling(431, NOT_LISTED, why=f"more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes of them")
-    route, method = route_of(scope), scope["method"]
+    route, method = route_of(scope, rules.health), scope["method"]
     if route == NOT_LISTED:
         return Ruling(404, route, why="there is no such route")
     if rules.preflight and method == "OPTIONS" and _is_preflight(headers):
@@ -195,7 +207,7 @@ class Gate:
         ident, own = request_id(scope["headers"])
         if ruling.status:
             await _refuse(send, ruling, ident)
-            _audit(scope, ruling.status, ruling, ident, began)
+            self._audit(scope, ruling.status, ruling, ident, began)
             return
         answer = _Answer(send, ident)
         names = {name for name, _ in scope["headers"]}
@@ -211,7 +223,7 @@ class Gate:
                 raise
         finally:
             status = answer.status or (413 if answer.cut else 500 if failed else 0)
-            _audit(scope, status, ruling, ident, began)
+            self._audit(scope, status, ruling, ident, began)
         if answer.cut and not answer.status:
             await _refuse(send, Ruling(413, ruling.route, why=_too_large(self.rules)), ident)
 
@@ -222,7 +234,14 @@ class Gate:
             headers = [h for h in headers if h[0] != b"x-request-id"] + [(b"x-request-id", ident)]
         if ruling.key > 1:
             headers = [h if h[0] != b"authorization" else (h[0], self.rules.first) for h in headers]
-        return {**scope, "headers": headers}
+        path = {"path": OPEN, "raw_path": OPEN.encode()} if scope["path"] == self.rules.health else {}
+        return {**scope, **path, "headers": headers}
+
+    def _audit(self, scope: Scope, status: int, ruling: Ruling, ident: bytes, began: float) -> None:
+        if ident != self.rules.asker:
+            _audit(scope, status, ruling, ident, began)
+        elif status != 200:  # without the id itself, which is nobody's business
+            _audit(scope, status, ruling, b"health", began)
 
 
 class _Answer:

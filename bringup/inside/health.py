@@ -6,12 +6,13 @@ It runs every few seconds for as long as the server lives, so it imports next to
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
 
-PORT = 8000  # plan.SERVER_PORT; importing plan would double the cost of every check
+PORT = "8000"  # plan.SERVER_PORT; importing plan would double the cost of every check
 DEADLINE = 4  # seconds, for everything together
 
 
@@ -34,7 +35,8 @@ def main() -> int:
     """0 when healthy, else 1; the line goes to `docker inspect`'s health log."""
     signal.signal(signal.SIGALRM, _too_late)  # http.client's timeout counts per read, a dripping answer never ends
     signal.alarm(DEADLINE)
-    ok, found = healthy(lambda: http.client.HTTPConnection("127.0.0.1", PORT, timeout=DEADLINE))
+    port = int(os.environ.get("PORT") or PORT)
+    ok, found = healthy(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE))
     sys.stdout.write(f"/health: {found}\n")
     return 0 if ok else 1
 

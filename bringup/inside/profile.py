@@ -33,6 +33,7 @@ IGNORED_VARIABLES = re.compile(
 IGNORED_ARGUMENTS = frozenset({
     "-m", "--host", "--port", "--served-model-name", "--seed", "--gpu-memory-utilization", "--kv-cache-memory-bytes",
     "--tokenizer", "--uvicorn-log-level", "--disable-log-stats", "--middleware", "--allowed-origins",
+    "--shutdown-timeout",
 })  # fmt: skip
 SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
 ISA = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve")

@@ -2,8 +2,8 @@
 
 Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. These things differ:
 a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, no
-garbage is collected during imports, and the model's class is looked at without another process. BRINGUP_LAUNCH=plain
-leaves them all out. No answer has a `server` header, with or without them.
+garbage is collected during imports, the model's class is looked at without another process, and an idle engine ends at
+once. BRINGUP_LAUNCH=plain leaves them all out. No answer has a `server` header, with or without them.
 """
 
 from __future__ import annotations
@@ -169,6 +169,18 @@ def no_banner() -> None:
     config.__init__ = quiet
 
 
+def end_at_once_when_idle() -> None:
+    """Let only an engine with requests have the time of `--shutdown-timeout`; an idle one spends it on its own end."""
+    llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
+    shutdown = llm.shutdown
+    inspect.signature(shutdown).bind(None, timeout=0)
+
+    def shut_down(self: Any, timeout: float | None = None) -> None:
+        shutdown(self, timeout=timeout if self.get_num_unfinished_requests() else 0)
+
+    llm.shutdown = shut_down
+
+
 def fits(config: Any, asked: Mapping[str, Any], loggers: Any) -> bool:
     """Whether the engine of this configuration may be started before its front end: one engine, text only."""
     parallel = config.parallel_config
@@ -221,6 +233,8 @@ def main(argv: list[str]) -> None:
     if "inspect" in on and spawns:
         use("inspect", inspect_here)
     use("no banner", no_banner)
+    if on:
+        use("idle end", end_at_once_when_idle)
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]

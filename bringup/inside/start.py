@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from bringup import catalog, profile
 from bringup.errors import UsageError
-from bringup.inside import events, gate, guard, marks
+from bringup.inside import events, gate, guard, marks, pod
 from bringup.inside.parts import parts
+from bringup.inside.supervise import drain_arguments
 from bringup.inside.weights import (
     TOKENS,
     Baked,
@@ -29,13 +31,12 @@ from bringup.inside.weights import (
     read_token,
     require_word,
 )
-from bringup.plan import EVERYWHERE, SERVER_PORT, is_loopback, server_argv
+from bringup.plan import EVERYWHERE, is_loopback, server_argv
 from bringup.settings import Settings, from_environment
 
 SERVER = "bringup.inside.serve"
 INSECURE = "BRINGUP_INSECURE"  # of the image alone; `bringup up` always has a key on a public address
 MAX_KEYS = 64 * 2**10  # bytes of the file
-PORT = "PORT"  # where the server listens in its container; hosts of containers set it
 # A CPU server claims a share of the whole machine's memory unless it is told how much its KV cache may take.
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
@@ -62,12 +63,13 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
         UsageError: a setting cannot be used, or the endpoint would be public without a key.
     """
     settings, flavour = _settings(environ, baked)
+    ports = pod.ports(environ)
     settings = dataclasses.replace(settings, vllm_args=(*settings.vllm_args, *extra))
     known = catalog.load().get(settings.model)
-    argv = server_argv(settings, flavour, known.tools if known else "", port=port(environ))
+    argv = server_argv(settings, flavour, known.tools if known else "", ports.server)
     refuse_key_in_argv(argv)
     cors = "--allowed-origins" in _flags(argv)
-    argv = (*argv, *gate_arguments(cors=cors))
+    argv = (*argv, *drain_arguments(argv), *gate_arguments(cors=cors))
     keys = read_keys(settings.api_key_file, environ.get("VLLM_API_KEY", ""))
     if not keys and not is_loopback(settings.bind):
         refuse_public(settings.bind, environ, log)
@@ -77,6 +79,10 @@ def prepare(environ: Mapping[str, str], extra: Sequence[str], baked: Baked, log:
     environment = {**profile.environment(chosen, flavour), **_environment(environ, flavour, argv, keys)}
     if cors:
         environment[gate.PREFLIGHT] = "1"
+    if ports.health:
+        environment[gate.ASKER] = secrets.token_hex(16)
+    elif ports.path:
+        environment[gate.HEALTH_PATH] = ports.path
     log.info("model %s, flavour %s, profile %s, published on %s, API key: %s", settings.model, flavour, chosen,
              settings.bind, f"needed ({len(keys)} set)" if keys else "none")  # fmt: skip
     log.info("vLLM variables: %s", _shown(environment))
@@ -104,18 +110,6 @@ def _settings(environ: Mapping[str, str], baked: Baked) -> tuple[Settings, str]:
     # Compose removes the image's own value of a variable that it passes through and that is not set outside.
     given["BRINGUP_MODEL"] = model_name(given, baked)
     return from_environment(given), flavour
-
-
-def port(environ: Mapping[str, str]) -> int:
-    """The server's port, by the variable PORT.
-
-    Raises:
-        UsageError: it is no port.
-    """
-    text = environ.get(PORT) or str(SERVER_PORT)
-    if not text.isdigit() or not 0 < int(text) < 2**16:
-        raise UsageError(f"PORT is {text!r}, needed is a number from 1 to 65535", hint="correct or unset the variable")
-    return int(text)
 
 
 def refuse_key_in_argv(argv: Sequence[str]) -> None:
@@ -177,7 +171,7 @@ def _environment(
     environ: Mapping[str, str], flavour: str, argv: Sequence[str], keys: tuple[str, ...]
 ) -> dict[str, str]:
     environment = dict(environ)
-    for name in ("VLLM_API_KEY", gate.MORE_KEYS, gate.PREFLIGHT, *TOKENS):
+    for name in ("VLLM_API_KEY", pod.API_KEY, *gate.OURS, *TOKENS):
         environment.pop(name, None)
     if keys:
         environment["VLLM_API_KEY"] = keys[0]

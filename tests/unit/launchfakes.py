@@ -74,6 +74,12 @@ class AsyncLLM:
             vllm_config=vllm_config, executor_class=executor_class, log_stats=self.log_stats,
             client_addresses=client_addresses, client_count=client_count, client_index=client_index)
 
+    def get_num_unfinished_requests(self):
+        return self.unfinished
+
+    def shutdown(self, timeout=None):
+        vllm.told.append(("shutdown", timeout))
+
     @classmethod
     def from_vllm_config(cls, vllm_config, disable_log_stats=False):
         return cls(vllm_config=vllm_config, executor_class=Executor.get_class(vllm_config),

@@ -410,13 +410,40 @@ def test_one_line_a_request_without_secrets(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
+def test_what_asks_for_ever_is_logged_only_when_it_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    ours = rules(*KEYS, asker=b"ours-1")
+    known, ident = [*AUTHORIZED, (b"x-request-id", b"ours-1")], [(b"x-request-id", b"ours-1")]
+    with caplog.at_level(logging.INFO, "bringup.gate"):
+        assert ask(http(headers=known), ours).status == 200
+        assert ask(http(headers=ident), ours).status == 401
+        ask(http(headers=known), rules(*KEYS))
+    assert [r.getMessage().split()[3:-2] for r in caplog.records] == [
+        ["401", "key", "-", "id", "health"],
+        ["200", "key", "1", "id", "ours-1"],
+    ]
+
+
+def test_health_may_have_a_second_name() -> None:
+    named = rules(*KEYS, health="/ping")
+    got = ask(http(path="/ping"), named)
+    assert got.status == 200
+    assert (got.app.scopes[0]["path"], got.app.scopes[0]["raw_path"]) == ("/health", b"/health")
+    assert ask(http("POST", path="/ping"), named).status == 405
+    assert ask(http(path="/ping/"), named).status == 404
+    assert ask(http(path="/ping", raw_path=b"/%70ing"), named).status == 404
+    assert ask(http(path="/ping")).status == 404
+    assert ask(http(path="/health"), named).app.scopes[0]["path"] == "/health"
+    assert ask(http(), named).status == 401
+
+
 # Where the rules come from
 
 
 def test_the_rules_are_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gate.rules_of({}) == Rules() == rules()
     environ = {"VLLM_API_KEY": KEYS[0], gate.MORE_KEYS: KEYS[1], gate.PREFLIGHT: "1", "BRINGUP_MAX_BODY": "2"}
-    assert gate.rules_of(environ) == rules(*KEYS, preflight=True, max_body=2 * 2**20)
+    environ |= {gate.HEALTH_PATH: "/ping", gate.ASKER: "ours"}
+    assert gate.rules_of(environ) == rules(*KEYS, preflight=True, max_body=2 * 2**20, health="/ping", asker=b"ours")
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert Gate(App()).rules == gate.rules_of(environ)

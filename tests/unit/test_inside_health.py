@@ -33,7 +33,7 @@ def check(connection: Connection) -> tuple[bool, str]:
 
 
 def test_the_port_is_the_servers() -> None:
-    assert health.PORT == SERVER_PORT
+    assert int(health.PORT) == SERVER_PORT
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (204, False), (301, False), (401, False), (503, False)])
@@ -53,9 +53,9 @@ def test_no_answer_is_unhealthy_and_says_why(error: Exception) -> None:
     assert found.startswith(type(error).__name__)
 
 
-@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+@pytest.mark.parametrize(("status", "code", "port"), [(200, 0, ""), (503, 1, "9000")])
 def test_main_has_one_deadline_for_everything(
-    status: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    status: int, code: int, port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alarms: list[int] = []
     handlers: dict[int, Any] = {}
@@ -68,9 +68,10 @@ def test_main_has_one_deadline_for_everything(
         return Connection(status)
 
     monkeypatch.setattr(http.client, "HTTPConnection", connect)
+    monkeypatch.setenv("PORT", port)
     assert health.main() == code
     assert alarms == [4]
-    assert made == [(("127.0.0.1", 8000), {"timeout": 4})]
+    assert made == [(("127.0.0.1", int(port or 8000)), {"timeout": 4})]
     assert capsys.readouterr().out == f"/health: HTTP {status}\n"
     with pytest.raises(TimeoutError, match="4 s"):
         handlers[signal.SIGALRM](signal.SIGALRM, None)

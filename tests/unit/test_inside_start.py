@@ -17,16 +17,17 @@ import pytest
 from bringup import catalog
 from bringup.errors import UsageError, WeightsDiffer
 from bringup.inside import __main__ as entry
-from bringup.inside import gate, guard, start
+from bringup.inside import gate, guard, start, supervise
 from bringup.inside.parts import PARTS, parts
 from bringup.inside.start import Launch
-from bringup.inside.supervise import Child
+from bringup.inside.supervise import HOLD, Child, End
 from bringup.inside.weights import Baked
 from bringup.plan import make_plan
 from bringup.settings import Settings
 
 LOG = logging.getLogger("test.inside")
-GATE = ("--allowed-origins", "[]", "--middleware", "bringup.inside.gate.Gate")
+DRAIN = ("--shutdown-timeout", "5")
+GATE = (*DRAIN, "--allowed-origins", "[]", "--middleware", "bringup.inside.gate.Gate")
 ANYWHERE = "0.0.0.0"  # noqa: S104 - told to the entry point, never bound
 
 
@@ -57,15 +58,15 @@ def test_the_command(baked: Baked) -> None:
     launch = prepare(baked, ("--seed", "1"), BRINGUP_MAX_MODEL_LEN="64", BRINGUP_VLLM_ARGS="--max-num-seqs 4")
     assert launch.argv[:3] == (sys.executable, "-m", "bringup.inside.serve")
     assert launch.argv[launch.argv.index("--max-model-len") + 1] == "64"
-    assert launch.argv[-8:-4] == ("--max-num-seqs", "4", "--seed", "1")
+    assert launch.argv[-10:-6] == ("--max-num-seqs", "4", "--seed", "1")
 
 
 def test_the_gate_is_the_outermost_middleware_and_no_web_page_may_ask(baked: Baked) -> None:
     launch = prepare(baked, ("--middleware", "user.own"))
-    assert launch.argv[-6:] == ("--middleware", "user.own", *GATE)
+    assert launch.argv[-8:] == ("--middleware", "user.own", *GATE)
     assert gate.PREFLIGHT not in launch.environment
     asked = prepare(baked, ("--allowed_origins", '["https://x"]'), BRINGUP_PREFLIGHT="")
-    assert asked.argv[-3:] == ('["https://x"]', *GATE[2:])
+    assert asked.argv[-5:] == ('["https://x"]', *DRAIN, *GATE[-2:])
     assert asked.environment[gate.PREFLIGHT] == "1"
     assert gate.PREFLIGHT not in prepare(baked, BRINGUP_PREFLIGHT="1", BRINGUP_MORE_API_KEYS="x").environment
 
@@ -251,7 +252,7 @@ def test_the_users_logging_is_left_alone(tmp_path: Path, launch: Launch, caplog:
 
 
 def run_main(
-    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], **environ: str
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], asked: bool = False, **environ: str
 ) -> tuple[int, list[Launch]]:
     started: list[Launch] = []
 
@@ -259,10 +260,10 @@ def run_main(
         check()
         return cast("Child", None)
 
-    def supervise(argv: tuple[str, ...], environment: dict[str, str], log: logging.Logger, *_: Any) -> int:
+    def supervise(argv: tuple[str, ...], environment: dict[str, str], log: logging.Logger, *_: Any, **__: Any) -> End:
         log.info("here")
         started.append(Launch(argv, environment))
-        return 6
+        return End(6, "vLLM died", asked)
 
     monkeypatch.setattr(entry, "Baked", lambda: baked)
     monkeypatch.setattr(entry, "supervise", supervise)
@@ -275,7 +276,7 @@ def run_main(
 def test_main_serves(baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, started = run_main(baked, tmp_path, monkeypatch, ["--seed", "3"])
     assert code == 6
-    assert started[0].argv[-6:] == ("--seed", "3", *GATE)
+    assert started[0].argv[-8:] == ("--seed", "3", *GATE)
     entries = [json.loads(line) for line in (tmp_path / "s/run/server.jsonl").read_text().splitlines()]
     assert {e["logger"] for e in entries} == {"bringup.inside", "bringup.inside.marks"}
     assert entries[-1]["msg"] == "here"
@@ -307,7 +308,7 @@ def test_check_only_looks(
     baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(baked, tmp_path, monkeypatch, ["--check", "--seed", "3"]) == (0, [])
-    assert json.loads(capsys.readouterr().out)[-6:] == ["--seed", "3", *GATE]
+    assert json.loads(capsys.readouterr().out)[-8:] == ["--seed", "3", *GATE]
     assert not (tmp_path / "s").exists()
 
 
@@ -325,6 +326,52 @@ def test_the_weights_are_checked_beside_the_imports_unless_told_otherwise(
     spawned, checked = said.index("reached server spawned"), said.index("reached weights checked")
     assert said.index("reached entry") < min(spawned, checked)
     assert (spawned < checked) is (word == "all")
+
+
+@pytest.mark.parametrize(("hold", "asked", "held"), [("1", False, True), ("1", True, False), ("0", False, False)])
+def test_a_container_is_held_after_its_servers_own_end(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: str, asked: bool, held: bool
+) -> None:
+    ends: list[End] = []
+    monkeypatch.setattr(entry, "hold", lambda end, _log: ends.append(end))
+    assert run_main(baked, tmp_path, monkeypatch, [], asked, BRINGUP_HOLD=hold)[0] == 6
+    assert ends == ([End(6, "vLLM died")] if held else [])
+
+
+def test_a_start_that_is_refused_is_held_too(
+    baked: Baked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends: list[End] = []
+    monkeypatch.setattr(entry, "hold", lambda end, _log: ends.append(end))
+    assert run_main(baked, tmp_path, monkeypatch, [], PORT="x", **{HOLD: "yes"}) == (2, [])
+    assert ends == [End(2, "PORT: 'x' is not a number")]
+    assert run_main(baked, tmp_path, monkeypatch, [], **{HOLD: "perhaps"}) == (2, [])
+    assert len(ends) == 1
+    assert "BRINGUP_HOLD: 'perhaps' is not one of" in capsys.readouterr().err
+
+
+def test_the_hosts_port_is_the_servers(baked: Baked) -> None:
+    launch = prepare(baked, PORT="9000", PORT_HEALTH="9001")
+    assert launch.argv[launch.argv.index("--port") + 1] == "9000"
+    assert len(launch.environment[gate.ASKER]) == 32
+    assert gate.HEALTH_PATH not in launch.environment
+    shared = prepare(baked, PORT="9000", HEALTH_CHECK_PATH="/alive", BRINGUP_HEALTH_ID="forged")
+    assert shared.environment[gate.HEALTH_PATH] == "/alive"
+    assert gate.ASKER not in shared.environment
+    assert not {gate.HEALTH_PATH, gate.ASKER} & prepare(baked, BRINGUP_HEALTH_PATH="/v1/models").environment.keys()
+
+
+def test_the_pods_own_key_is_not_the_servers(baked: Baked) -> None:
+    environment = prepare(baked, RUNPOD_API_KEY="rpa-1", RUNPOD_POD_ID="p").environment
+    assert "RUNPOD_API_KEY" not in environment
+    assert environment["RUNPOD_POD_ID"] == "p"
+
+
+def test_a_drain_of_the_users_own_is_kept(baked: Baked) -> None:
+    argv = prepare(baked, ("--shutdown_timeout=60",)).argv
+    assert "--shutdown-timeout" not in argv
+    assert supervise.grace(argv) == 62
+    assert supervise.grace(("--shutdown-timeout", "x")) == supervise.grace(()) == 7
 
 
 def test_a_volume_that_is_not_there_is_filled_before_the_server_starts(baked: Baked) -> None:

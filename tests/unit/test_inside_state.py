@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from bringup.inside import pod
+from bringup.inside import state as state_module
 from bringup.inside.state import DEFAULT, open_state
 
 DOCKERFILE = (Path(__file__).parents[2] / "Dockerfile").read_text("utf-8")
@@ -58,3 +61,66 @@ def test_without_a_writable_directory_the_caches_move(tmp_path: Path, monkeypatc
 def test_every_cache_is_below_the_state_directory(name: str) -> None:
     (value,) = re.findall(rf"^(?:ENV)? +{name}=(\S+)", DOCKERFILE, re.MULTILINE)
     assert value == DEFAULT or value.startswith(f"{DEFAULT}/cache")
+
+
+# In a pod
+
+
+@pytest.fixture
+def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The two places of a pod's volumes; both are mounted."""
+    made = (tmp_path / "workspace", tmp_path / "runpod-volume")
+    for place in made:
+        place.mkdir()
+    monkeypatch.setattr(pod, "VOLUMES", made)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path in made)
+    return made
+
+
+INSIDE = {pod.POD: "p1", "HOME": DEFAULT, "VLLM_CACHE_ROOT": f"{DEFAULT}/cache", "PATH": "/bin"}
+
+
+def test_a_pods_volume_has_the_caches_and_the_logs(volumes: tuple[Path, Path]) -> None:
+    state = open_state(INSIDE)
+    place = volumes[0] / "bringup"
+    assert (state.directory, state.log, state.problem) == (place, place / "run/server.jsonl", "")
+    assert state.environment == {
+        "BRINGUP_STATE_DIR": str(place), "HOME": str(place), "VLLM_CACHE_ROOT": f"{place}/cache",
+    }  # fmt: skip
+
+
+def test_what_is_only_a_directory_is_no_volume(
+    volumes: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == volumes[1])
+    assert open_state(INSIDE).directory == volumes[1] / "bringup"
+    assert not (volumes[0] / "bringup").exists()
+    own = {**INSIDE, "BRINGUP_STATE_DIR": str(tmp_path / "own")}
+    assert open_state(own).directory == tmp_path / "own"
+    assert pod.volumes({"HOME": DEFAULT}) == ()  # not in a pod
+
+
+def test_a_volume_that_another_pod_uses_is_left_to_it(
+    volumes: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel has it: the lock of another open file of the same path."""
+    monkeypatch.setattr(state_module, "DEFAULT", str(tmp_path / "default"))
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == volumes[0])
+    first = open_state(INSIDE)
+    first.log.write_text("theirs")
+    second = open_state(INSIDE)
+    assert second.directory == tmp_path / "default"
+    assert "another pod uses it" in second.problem
+    assert first.log.read_text() == "theirs"
+
+
+def test_a_volume_that_cannot_be_written(
+    volumes: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "DEFAULT", str(tmp_path / "default"))
+    for place in volumes:
+        (place / "bringup").touch()  # root may write anywhere, but not below a file
+    state = open_state(INSIDE)
+    assert state.directory == tmp_path / "default"
+    assert state.environment == {}
+    assert str(volumes[1]) in state.problem

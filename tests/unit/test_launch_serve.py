@@ -85,6 +85,15 @@ def module() -> Any:
     return sys.modules["vllm"]
 
 
+def ends(unfinished: int) -> tuple[str, int]:
+    """How long vLLM lets its engine end when it was started with `--shutdown-timeout 5`."""
+    llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
+    one = object.__new__(llm)
+    one.unfinished = unfinished
+    one.shutdown(timeout=5)
+    return cast("tuple[str, int]", module().told[-1])
+
+
 def patched() -> dict[str, bool]:
     """Which of the names that the launcher may replace are its own now."""
 
@@ -142,6 +151,8 @@ def test_vllm_gets_its_arguments_as_they_were(
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
     assert not cast("Any", importlib.import_module("uvicorn")).Config("app").server_header
+    assert ends(unfinished=0) == ("shutdown", 5 if word == "plain" else 0)  # an idle engine has nothing to finish
+    assert ends(unfinished=1) == ("shutdown", 5)
     assert module().argv == [str(vllm / "vllm/entrypoints/openai/api_server.py"), *ARGV]
     # vLLM's own entry point sets the same one variable, a little later.
     assert module().environ == {**before, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}

@@ -1,4 +1,4 @@
-"""The local target, up to where a process would be started; with real ones: tests/integration/test_keeper.py."""
+"""The local target, up to where a process would be started; with real ones: tests/command/test_keeper.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from bringup.edge.docker import ContainerState, Engine
 from bringup.edge.gpu import GpuState
 from bringup.edge.place import Interpreter, Place
 from bringup.errors import EvidenceMissing, UsageError
-from bringup.inside.start import port
 from bringup.plan import Plan, make_plan
 from bringup.probes import behind
 from bringup.records import Status
@@ -46,17 +45,6 @@ def test_the_server_listens_where_it_is_asked_and_nobody_maps_its_port() -> None
     assert made.argv[made.argv.index("--port") + 1] == "8123"
     assert made.argv[made.argv.index("--model") + 1] == str(Path("w").absolute()), "there is no mount either"
     assert (made.image, made.compose_files, made.base_url) == ("", (), "http://127.0.0.1:8123")
-
-
-@pytest.mark.parametrize(("value", "found"), [(None, 8000), ("", 8000), ("1", 1), ("65535", 65535)])
-def test_the_port_of_the_entry_point(value: str | None, found: int) -> None:
-    assert port({} if value is None else {"PORT": value}) == found
-
-
-@pytest.mark.parametrize("value", ["x", "0", "65536", "-1", "80.0"])
-def test_a_port_that_is_none(value: str) -> None:
-    with pytest.raises(UsageError, match="PORT is"):
-        port({"PORT": value})
 
 
 # ---- the directory and the variables

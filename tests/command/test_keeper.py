@@ -23,8 +23,6 @@ from bringup.settings import Settings
 from bringup.targets import local
 from bringup.targets.local import LocalServer, LocalTarget
 
-pytestmark = pytest.mark.integration
-
 # In place of the entry point: it says something, and has a child in a session of its own, as vLLM's server is.
 SERVER = """
 import os, subprocess, sys, time

@@ -12,8 +12,6 @@ import pytest
 
 from tests.integration.support import ROOT, Result, environment
 
-pytestmark = pytest.mark.integration
-
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BUNDLES = ROOT / "tests/data/bundles"
 WITHOUT = """
