@@ -21,6 +21,7 @@ ELSEWHERE = {
     "./scripts/test": "it is what runs this test",
     "docker compose up": "needs a GPU; its configuration is read below, the CPU override is started elsewhere",
     "bringup compare before after": "needs two sides of several starts: tests/unit/test_compare_command.py has them",
+    "bringup up --target local": "needs vLLM in this interpreter: test_local.py runs it in the image, which has it",
 }
 CLOUD = ("export RUNPOD_API_KEY", "bringup runpod ")  # an account, and money: test_runpod.py has a fake of the API
 
