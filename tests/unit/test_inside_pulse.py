@@ -26,7 +26,7 @@ class Server:
         self.asked: list[Any] = []
 
     def get(self, path: str, timeout: float) -> Answer:
-        assert path == "/metrics"
+        assert (path, timeout) == ("/metrics", pulse.COUNTING)
         if self.made is None:
             raise NoAnswer("connection refused")
         other = 'vllm:generation_tokens_created{engine="0"} 1.7e9\nvllm:prompt_tokens_total{engine="0"} 9.0\n'
