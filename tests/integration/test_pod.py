@@ -408,13 +408,12 @@ def test_running_requests_are_finished_and_the_end_is_in_time(pod: Pod, figures:
     took = finished(pod.container, asked)
     figures.append(f"SIGTERM while a long stream runs: the container's end after {took:.1f} s")
     assert took < 10
-    # What is too long is cut by vLLM or, where that waits for its reader for ever, by the entry point.
-    code, said = pod.container.attrs["State"]["ExitCode"], pod.log()
-    assert (code, "is killed" in said) in ((0, False), (137, True)), said[-4000:]
+    assert pod.container.attrs["State"]["ExitCode"] == 0, pod.log()[-4000:]
     for stream in (long, short):
         stream.join(30)
     assert b'"finish_reason":"length"' in b"".join(short.lines[-3:])
     assert len(long.lines) > before
+    assert b'"error"' in b"".join(long.lines[-2:])  # it was too long, and its reader is told
 
 
 # A held container
