@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bringup import __version__, artifacts, probes, provenance, workflow
+from bringup.derive import Derived
 from bringup.edge import children, descriptors
 from bringup.edge.http import Http
 from bringup.errors import BringupError, EvidenceMissing, UsageError
@@ -212,11 +213,18 @@ def verify(
     records = (*records, artifacts.completeness([f"{SAMPLE} ({lacking})"] if lacking else [], 3))
     if key := api_key(settings):  # a server may say it back
         records = tuple(_without(r, key) for r in records)
-    bad = next((r for s in (Status.FAIL, Status.UNKNOWN) for r in records if r.status is s), None)
-    return Outcome(
-        url=url, verdict=verdict_of(records), started=started, seconds=round(time.monotonic() - began, 3),
-        model=server.expect.model, why=f"{bad.name}: {bad.found}" if bad else "", records=records, sample=sample,
+    outcome = Outcome(
+        url=url, verdict=Verdict.UNKNOWN, started=started, seconds=round(time.monotonic() - began, 3),
+        model=server.expect.model, sample=sample,
     )  # fmt: skip
+    return judged(outcome, records)
+
+
+def judged(outcome: Outcome, records: tuple[ProbeRecord, ...]) -> Outcome:
+    """The outcome with these records, and what they add up to."""
+    bad = next((r for s in (Status.FAIL, Status.UNKNOWN) for r in records if r.status is s), None)
+    why = f"{bad.name}: {bad.found}" if bad else ""
+    return replace(outcome, records=records, verdict=verdict_of(records), why=why)
 
 
 def _without(record: ProbeRecord, key: str) -> ProbeRecord:
@@ -225,12 +233,14 @@ def _without(record: ProbeRecord, key: str) -> ProbeRecord:
 
 
 def kept(
-    directory: Path, outcome: Outcome, settings: Settings, names: Sequence[str], also: Mapping[str, str] | None = None
-) -> Outcome:
+    directory: Path, outcome: Outcome, settings: Settings, names: Sequence[str],
+    also: Mapping[str, str] | None = None, derived: Derived | None = None,
+) -> Outcome:  # fmt: skip
     """The outcome with its bundle: all that can be had of an address; without a bundle it is no pass.
 
-    `also`: further files, by name.
+    `also`: further files, by name; `derived`: what the server's own files add up to, where they could be had.
     """
+    derived = derived or Derived()
     record = RunRecord(
         tool_version=__version__,
         command="verify",
@@ -245,6 +255,9 @@ def kept(
         image={},
         container={},
         probes=outcome.records,
+        timeline=derived.timeline,
+        ledger=derived.ledger,
+        caches=derived.caches,
     )  # fmt: skip
     files = dict(also or {}) | {"record.json": artifacts.as_json(record.to_dict())}
     if outcome.sample is not None:

@@ -104,7 +104,8 @@ def first_token(port: int, model: str, tokens: int = 32) -> Answer:
     return asyncio.run(asyncio.wait_for(complete(port, body(model, PROMPT, tokens)), 120))
 
 
-async def _burst(port: int, model: str, streams: int, tokens: int, label: str) -> dict[str, float]:
+async def burst(port: int, model: str, streams: int, tokens: int, label: str) -> dict[str, float]:
+    """So many completions at once, with prompts made of `label`: tokens, seconds, rate, median time to the first."""
     requests = [body(model, f"{label}, story number {i}: once upon a time", tokens) for i in range(streams)]
     begun = time.perf_counter()
     answers = await asyncio.gather(*(complete(port, r) for r in requests))
@@ -119,6 +120,6 @@ def decode(port: int, model: str, streams: int, tokens: int = 256, repeats: int 
 
     Each prompt is new, so that no repeat is answered from the prefix cache of the one before.
     """
-    bursts = [asyncio.run(_burst(port, model, streams, tokens, f"round {n}")) for n in range(repeats + 1)][1:]
+    bursts = [asyncio.run(burst(port, model, streams, tokens, f"round {n}")) for n in range(repeats + 1)][1:]
     rates = sorted(b["tok_s"] for b in bursts)
     return {"streams": streams, "tokens_each": tokens, "tok_s_median": rates[len(rates) // 2], "bursts": bursts}

@@ -115,7 +115,7 @@ def logging_config(file: Path) -> dict[str, Any]:
     }
 
 
-def command_line(bench: Bench, arm: Arm, records: Path) -> tuple[list[str], dict[str, str]]:
+def command_line(bench: Bench, arm: Arm, records: Path, port: int = PORT) -> tuple[list[str], dict[str, str]]:
     """What is started, and its whole environment."""
     home = bench.caches / arm.cache
     for directory in ("home", "tmp", "state"):
@@ -128,7 +128,7 @@ def command_line(bench: Bench, arm: Arm, records: Path) -> tuple[list[str], dict
         config.write_text(json.dumps(logging_config(records)), "utf-8")
         environment["VLLM_LOGGING_CONFIG_PATH"] = str(config)
         argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(bench.model)]
-        argv += ["--served-model-name", NAME, "--port", str(PORT), "--gpu-memory-utilization", bench.utilization]
+        argv += ["--served-model-name", NAME, "--port", str(port), "--gpu-memory-utilization", bench.utilization]
         return argv, environment | arm.variables
     image = image_environment(ROOT / "Dockerfile")
     image.pop("PATH", None)
@@ -138,6 +138,7 @@ def command_line(bench: Bench, arm: Arm, records: Path) -> tuple[list[str], dict
         "BRINGUP_MODEL": bench.locked,
         "BRINGUP_SERVED_MODEL_NAME": NAME,
         "BRINGUP_BIND": "127.0.0.1",
+        "PORT": str(port),
         "BRINGUP_GPU_MEMORY_UTILIZATION": bench.utilization,
     }
     return [sys.executable, "-m", "bringup.inside"], environment | arm.variables

@@ -1,97 +1,33 @@
-"""`bringup runpod`: pods and templates of RunPod."""
+"""`bringup runpod`: pods of RunPod."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import os
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bringup.commands import standard
-from bringup.commands.models import Size
-from bringup.errors import BringupError, Exit, TargetUnavailable, UsageError
-from bringup.options import Parsed, takes
+from bringup.commands import runpod_bodies, standard
+from bringup.commands import runpod_options as shared
+from bringup.commands.runpod_options import SERVED, Client, account, dry, pod_plan, shaped, show, stated
+from bringup.errors import Exit, TargetUnavailable, UsageError
+from bringup.options import takes
 from bringup.records import exit_for
 from bringup.redact import MASK
-from bringup.settings import Option, Settings, deadline
+from bringup.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from bringup.edge.runpod import RunPod
+    from bringup.many import Outcome
     from bringup.plan import Plan
     from bringup.runpod.bodies import Wish
+    from bringup.runpod.run import Run
     from bringup.runpod.state import Owned, State
 
-SERVED = ("model", "weights", "image", "served_model_name", "max_model_len", "gpu_memory_utilization", "profile",
-          "vllm_args", "hf_endpoint")  # fmt: skip
 COLUMNS = ("pod", "id", "status", "age h", "USD/h", "USD so far", "due to go")
-Command = Callable[..., Any]
-Client = Callable[[], "RunPod"]
-DURATION = Parsed(Option(help="", parse=deadline, metavar="DURATION", server=False, env=(), hidden=False))
-
-
-def account(command: Command) -> Command:
-    """Give a command `cloud`: what makes the client, so that --dry-run needs no key."""
-
-    def wrapped(key_file: Path | None, patience: float, api: str, **given: Any) -> Any:
-        return command(cloud=functools.partial(_client, key_file, api, patience), **given)
-
-    functools.update_wrapper(wrapped, command)
-    wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    return _with(
-        click.option("--runpod-key-file", "key_file", type=click.Path(path_type=Path), metavar="FILE",
-                     envvar="BRINGUP_RUNPOD_KEY_FILE",
-                     help="File (mode 0600) with RunPod's API key, else RUNPOD_API_KEY."),
-        click.option("--patience", type=DURATION, default="60s", show_default=True, metavar="DURATION",
-                     help="How long an API that fails is asked again."),
-        click.option("--runpod-api", "api", envvar="BRINGUP_RUNPOD_API", default="", hidden=True),
-    )(wrapped)  # fmt: skip
-
-
-def stated(command: Command) -> Command:
-    """Give a command `state`, the list of our pods."""
-
-    def wrapped(directory: Path | None, **given: Any) -> Any:
-        from bringup.runpod.state import State, default_directory
-
-        return command(state=State(directory or default_directory(os.environ)), **given)
-
-    functools.update_wrapper(wrapped, command)
-    wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    return click.option(
-        "--state", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-        envvar="BRINGUP_RUNPOD_STATE", help="Where the list of our pods is, instead of the user's state directory.",
-    )(wrapped)  # fmt: skip
-
-
-def _client(key_file: Path | None, api: str, patience: float) -> RunPod:
-    from bringup.edge.runpod import API, RunPod
-    from bringup.key import runpod_key
-
-    return RunPod(runpod_key(key_file, os.environ), api or API, patience)
-
-
-def _with(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-shaped = _with(
-    click.option("--image-size", type=Size(), default="8GB", show_default=True, metavar="SIZE",
-                 help="The image without weights, unpacked."),
-    click.option("--registry", metavar="ID", help="RunPod's id of the credential for a private image."),
-)  # fmt: skip
-dry = click.option("--dry-run", is_flag=True, help="Print the bodies, without secrets; ask nobody.")
-named = click.option("--name", default="bringup", show_default=True, metavar="NAME", help="The template's name.")
 
 
 @click.group
@@ -120,30 +56,30 @@ def runpod() -> None:
 @click.option("--data-center", "centers", multiple=True, metavar="ID", help="May be repeated.")
 @click.option("--max-price", "price", type=click.FloatRange(0, min_open=True), metavar="USD",
               help="The most that the whole pod may cost an hour.")  # fmt: skip
-@click.option("--live", type=DURATION, default="2h", show_default=True, metavar="DURATION",
+@click.option("--live", type=shared.DURATION, default="2h", show_default=True, metavar="shared.DURATION",
               help="From when on `reap` removes it.")  # fmt: skip
 @click.option("--forever", is_flag=True, help="No date: `reap` leaves it alone.")
 @click.option("--template", metavar="ID", help="A template of RunPod instead of --image.")
 @click.option("--remove", is_flag=True, help="Remove the pod when it has passed, too.")
-@click.option("--poll", type=DURATION, default="5s", show_default=True, help="Time between looks at the pod.")
+@shared.ssh_key
+@click.option("--no-ssh", is_flag=True, help="No sshd: not verified directly, and none of the server's own files.")
+@click.option("--poll", type=shared.DURATION, default="5s", show_default=True, help="Time between looks at the pod.")
 @click.option("--runpod-proxy", "proxy", envvar="BRINGUP_RUNPOD_PROXY", default="", hidden=True)
 @dry
 def up(
     watch: Any, settings: Settings, sources: dict[str, str], cloud: Client, state: State, dry_run: bool, **given: Any,
 ) -> int:  # fmt: skip
-    """Create a pod, wait for a token through the proxy, verify, write the bundle. Arguments after `--` go to vLLM.
+    """Create a pod, wait for a token, verify by proxy and SSH, write the bundle. Arguments after `--` go to vLLM.
 
     A pod that fails is removed (unless --keep); one that passes stays, until `down`, or `reap` after --live.
     """
+    from bringup.edge.ssh import require
     from bringup.runpod import bodies, life
+    from bringup.runpod.run import PROXY, Run
 
-    if settings.request_timeout >= life.PROXY_CUT:
-        raise UsageError(
-            f"--request-timeout {settings.request_timeout:g} s: RunPod's proxy ends a request after "
-            f"{life.PROXY_CUT:g} s", hint="give less"
-        )  # fmt: skip
+    _under_proxy(settings)
     live, forever, remove = given.pop("live"), given.pop("forever"), given.pop("remove")
-    poll, proxy = given.pop("poll"), given.pop("proxy")
+    poll, proxy, wanted, key = given.pop("poll"), given.pop("proxy"), not given.pop("no_ssh"), given.pop("ssh_key")
     gpu_types = given.pop("gpu_types") or bodies.GPU_TYPES
     now = time.time()
     wish = bodies.Wish(
@@ -151,25 +87,70 @@ def up(
         gpu_types=gpu_types, cloud=given.pop("tier").upper(), data_centers=given.pop("centers"),
         image_bytes=given.pop("image_size"), expires=None if forever else now + live, **given,
     )  # fmt: skip
-    plan = _plan(settings, sources, wish.template)
+    plan = pod_plan(settings, sources, wish.template)
+    shown = dataclasses.replace(wish, public_key=_public(wanted, key))
+    made = [bodies.pod(plan, shown, gpu, MASK) for gpu in wish.gpu_types]
     if dry_run:
-        _shown(watch, [bodies.pod(plan, wish, gpu, MASK) for gpu in wish.gpu_types])
+        show(watch, made)
         return Exit.PASS
     api = cloud()
-    bodies.pod(plan, wish, wish.gpu_types[0], MASK)  # what no pod can have is told before anything is made
+    if wanted:
+        require()
     owned, settings = _keyed(state, wish, settings)
-    run = life.Run(
-        cloud=api, state=state, plan=plan, wish=wish, settings=settings, watch=watch, owned=owned,
-        leave=not remove, poll=poll, proxy=proxy or life.PROXY,
+    owned, wish = _with_ssh(state, owned, wish, wanted, key)
+    run = Run(
+        cloud=api, state=state, plan=plan, settings=settings, watch=watch, owned=owned, leave=not remove, poll=poll,
+        proxy=proxy or PROXY, ssh_key=Path(owned.ssh_key) if owned.ssh_key else None,
     )  # fmt: skip
-    outcome, runs = life.bring_up(run)
+    outcome, runs = life.bring_up(run, wish)
+    return _concluded(watch, run, outcome, runs=runs)
+
+
+def _concluded(watch: Any, run: Run, outcome: Outcome, *, runs: bool) -> int:
     watch.probes(outcome.records)
     watch.tell(f"evidence: {outcome.bundle}")
     if runs:
-        watch.tell(f"endpoint: {outcome.url}/v1   its key: {owned.key_file}")
+        watch.tell(f"endpoint: {outcome.url}/v1   its key: {run.owned.key_file}")
     watch.tell(f"verdict: {outcome.verdict}")
-    watch.result(outcome.to_dict() | {"pod": run.facts, "left": runs, "key_file": owned.key_file if runs else None})
+    key_file = run.owned.key_file if runs else None
+    watch.result(outcome.to_dict() | {"pod": run.facts, "left": runs, "key_file": key_file})
     return exit_for(outcome.verdict)
+
+
+def _under_proxy(settings: Settings) -> None:
+    from bringup.runpod.life import PROXY_CUT
+
+    if settings.request_timeout >= PROXY_CUT:
+        raise UsageError(
+            f"--request-timeout {settings.request_timeout:g} s: RunPod's proxy ends a request after {PROXY_CUT:g} s",
+            hint="give less",
+        )
+
+
+def _public(wanted: bool, key: Path | None) -> str | None:
+    """What stands for the public key as long as none is made; what cannot be used is told before anything is made."""
+    from bringup.edge import ssh
+
+    if key and not wanted:
+        raise UsageError("--no-ssh and --ssh-key contradict each other", hint="give one of them")
+    if not wanted:
+        return None
+    return ssh.public_half(key) if key else f"{ssh.KIND} (made for each pod)"
+
+
+def _with_ssh(state: State, owned: Owned, wish: Wish, wanted: bool, key: Path | None) -> tuple[Owned, Wish]:
+    """The entry and the wish with the two halves of an SSH key, which is made where none is given."""
+    if not wanted:
+        return owned, wish
+    from bringup.edge import ssh
+
+    if key:
+        public = ssh.public_half(key)
+    else:
+        private, public = ssh.make_key(wish.name)
+        owned = dataclasses.replace(owned, made_ssh_key=True)
+        key = state.keep_key(wish.name, private, "ssh")
+    return dataclasses.replace(owned, ssh_key=str(key.absolute())), dataclasses.replace(wish, public_key=public)
 
 
 def _keyed(state: State, wish: Wish, settings: Settings) -> tuple[Owned, Settings]:
@@ -188,30 +169,67 @@ def _keyed(state: State, wish: Wish, settings: Settings) -> tuple[Owned, Setting
     return owned, dataclasses.replace(settings, api_key_file=place)
 
 
-def _plan(settings: Settings, sources: dict[str, str], template: str | None = None) -> Plan:
-    """The plan of a pod, published to everyone and keyed."""
-    from bringup import catalog
-    from bringup.plan import make_plan, require_fetchable
-    from bringup.runpod import bodies
-    from bringup.settings import AUTO
+@runpod.command
+@standard
+@takes("api_key_file", "request_timeout", "suite", "artifacts", "sign_key")
+@account
+@stated
+@click.argument("pod", required=False)
+@shared.ssh_key
+@click.option("--host-key", metavar="KEY", help="Of the pod's sshd, or its fingerprint; decides against what is known.")
+def collect(
+    watch: Any, settings: Settings, sources: dict[str, str], cloud: Client, state: State, pod: str | None,
+    ssh_key: Path | None, host_key: str | None,
+) -> int:  # fmt: skip
+    """Verify a pod again, copy the server's own files out of it by SSH, write the bundle; the only pod, or POD."""
+    from bringup.artifacts import check_destination
+    from bringup.edge import ssh
+    from bringup.runpod import bodies, evidence, life
+    from bringup.runpod.run import Run
 
-    models = catalog.load()
-    name = catalog.default(models, "gpu")[0] if settings.model == AUTO else settings.model
-    model = catalog.choose(models, name)
-    if not settings.image and not template:
-        raise UsageError(
-            "a pod pulls its image from a registry, and none was named",
-            hint="push yours (docs/runpod.md) and give --image, or --template",
-        )
-    settings = dataclasses.replace(settings, model=model.name, api_key_file=None)
-    require_fetchable(settings, model)
-    return bodies.for_pods(make_plan(settings, model, ("gpu", "a pod of RunPod"), sources))
+    _under_proxy(settings)
+    if host_key:
+        ssh.fingerprint(host_key)
+    api = cloud()
+    chosen = life.chosen(life.ours(api, state), (pod,) if pod else (), every=False)
+    if not chosen:
+        raise UsageError("bringup owns no pods", hint="`bringup runpod up` starts one")
+    owned, found = chosen[0], api.pod(chosen[0].id or "")
+    if not (owned.url and owned.key_file):
+        raise UsageError("this pod was not started from here", hint="run collect where its list of pods is: --state")
+    key = _way_in(owned, found, ssh_key)
+    settings, plan = _of_pod(settings, sources, owned, found)
+    check_destination(settings.artifacts, settings.sign_key)
+    run = Run(
+        cloud=api, state=state, plan=plan, settings=settings, watch=watch, owned=owned, ssh_key=key, host_key=host_key,
+        facts={"created": owned.created, "pod": bodies.public(found)},
+    )  # fmt: skip
+    return _concluded(watch, run, evidence.collect(run), runs=True)
 
 
-def _shown(watch: Any, value: Any) -> None:
-    from bringup.artifacts import as_json
+def _way_in(owned: Owned, found: dict[str, Any], given: Path | None) -> Path | None:
+    """The private key for a pod's sshd; None: it was created without SSH."""
+    from bringup.edge import ssh
+    from bringup.inside.session import PUBLIC_KEYS
 
-    watch.result(value, as_json(value))
+    key = given or (Path(owned.ssh_key) if owned.ssh_key else None)
+    if key is None and set(PUBLIC_KEYS) & set(found.get("env") or {}):
+        raise UsageError("the private key for this pod's sshd is not here", hint="give --ssh-key FILE")
+    if key:
+        ssh.public_half(key)
+    return key
+
+
+def _of_pod(
+    settings: Settings, sources: dict[str, str], owned: Owned, found: dict[str, Any]
+) -> tuple[Settings, Plan]:  # fmt: skip
+    """What a pod was started with, as RunPod has it; its key from our file."""
+    env = {str(k): str(v) for k, v in (found.get("env") or {}).items()}
+    served = dataclasses.replace(
+        from_environment(env), bind=Settings.bind, image=found.get("image"), request_timeout=settings.request_timeout
+    )
+    key_file = settings.api_key_file or Path(owned.key_file)
+    return dataclasses.replace(settings, api_key_file=key_file), pod_plan(served, sources)
 
 
 @runpod.command("ls")
@@ -299,84 +317,5 @@ def reap(watch: Any, cloud: Client, state: State, dry_run: bool) -> int:
     return _remove_all(watch, api, state, over)
 
 
-@runpod.group
-def template() -> None:
-    """The template of the image in RunPod's console."""
-
-
-@template.command("create")
-@standard
-@takes(*SERVED)
-@account
-@shaped
-@named
-@dry
-def create(
-    watch: Any, settings: Settings, sources: dict[str, str], cloud: Client, dry_run: bool, **given: Any
-) -> int:  # fmt: skip
-    """Create the template; its key is the account's secret bringup_api_key."""
-    body = _template(settings, sources, given)
-    if dry_run:
-        _shown(watch, body)
-        return Exit.PASS
-    api = cloud()
-    if old := _of_name(api, body["name"]):
-        raise UsageError(
-            f"there is a template {body['name']} already: {old['id']}", hint="`bringup runpod template update`"
-        )
-    return _told(watch, api.create_template(body), "created")
-
-
-@template.command("update")
-@standard
-@takes(*SERVED)
-@account
-@shaped
-@named
-@dry
-def update(
-    watch: Any, settings: Settings, sources: dict[str, str], cloud: Client, dry_run: bool, **given: Any
-) -> int:  # fmt: skip
-    """Give the template of that name these values."""
-    body = _template(settings, sources, given)
-    if dry_run:
-        _shown(watch, body)
-        return Exit.PASS
-    api = cloud()
-    return _told(watch, api.update_template(_required(api, body["name"])["id"], body), "updated")
-
-
-@template.command("show")
-@standard
-@account
-@named
-def show(watch: Any, cloud: Client, name: str) -> int:
-    """Print the template of that name as RunPod has it."""
-    api = cloud()
-    _shown(watch, api.template(_required(api, name)["id"]))
-    return Exit.PASS
-
-
-def _template(settings: Settings, sources: dict[str, str], given: dict[str, Any]) -> dict[str, Any]:
-    from bringup.runpod import bodies
-
-    wish = bodies.Wish(name=given["name"], image_bytes=given["image_size"], registry=given["registry"])
-    return bodies.template(_plan(settings, sources), wish)
-
-
-def _of_name(cloud: RunPod, name: str) -> dict[str, Any] | None:
-    return next((t for t in cloud.templates() if t.get("name") == name), None)
-
-
-def _required(cloud: RunPod, name: str) -> dict[str, Any]:
-    if found := _of_name(cloud, name):
-        return found
-    raise UsageError(f"the account has no template {name}", hint="`bringup runpod template create` makes it")
-
-
-def _told(watch: Any, made: dict[str, Any], what: str) -> int:
-    if not made.get("id"):
-        raise BringupError("RunPod answered with a template without an id", hint="look into its console")
-    watch.say(f"template {made.get('name')} {what}: {made['id']}")
-    watch.result({"id": made["id"], "name": made.get("name")}, str(made["id"]))
-    return Exit.PASS
+for part in (runpod_bodies.template, runpod_bodies.endpoint):
+    runpod.add_command(part)

@@ -155,22 +155,24 @@ class RunPod:
             if e.status != 404:
                 raise
 
-    def logs(self, pod_id: str, tail: int, seconds: float) -> str:
-        """The last lines of a pod's console, as far as they come within so many seconds; the stream never ends."""
+    def logs(self, pod_id: str, tail: int, seconds: float) -> list[tuple[str, str]]:
+        """The last lines of a pod's console with the time of each as RunPod writes it, as far as they come within so
+        many seconds; the stream never ends."""
         import requests
 
         path = f"/v2/pods/{quote(pod_id, safe='')}/logs?source=container&tail={tail}"
-        lines: list[str] = []
+        lines: list[tuple[str, str]] = []
         started = time.monotonic()
         with contextlib.suppress(requests.RequestException), self._send("GET", path, None, seconds, stream=True) as r:
             for raw in r.iter_lines() if r.status_code == 200 else ():
                 text = raw.decode("utf-8", "replace")
                 if text.startswith("data:"):
                     with contextlib.suppress(ValueError, KeyError, TypeError):
-                        lines.append(str(json.loads(text[5:])["line"]))
+                        said = json.loads(text[5:])
+                        lines.append((str(said.get("ts") or "-"), str(said["line"])))
                 if len(lines) >= tail or time.monotonic() - started > seconds:
                     break
-        return "\n".join(lines)
+        return lines
 
     def gpus(self) -> dict[str, dict[str, Any]]:
         """The GPU types by id: memory in GB, price in USD an hour for one on each cloud."""

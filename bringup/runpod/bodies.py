@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from bringup.checks.gpu import CUDA
 from bringup.errors import UsageError
 from bringup.fit import UTILIZATION, Asked, fit
+from bringup.inside import pod as inside
+from bringup.inside import session
 from bringup.plan import SERVER_PORT, WEIGHTS_DIR, Plan
 from bringup.settings import VOLUME
 
@@ -19,11 +21,17 @@ GB = 10**9
 CUDA_TEMPLATE = ("13.0", "13.1", "13.2")  # a template knows exact versions only
 KEY = "VLLM_API_KEY"
 KEY_SECRET = "{{ RUNPOD_SECRET_bringup_api_key }}"  # RunPod puts the account's secret of that name in its place
+HTTP_PORT, SSH_PORT = f"{SERVER_PORT}/http", "22/tcp"
 EXPIRES = "BRINGUP_POD_EXPIRES"  # marks a pod as ours, and says until when; it travels with the pod
 NEVER = "never"
 PREFIX = "bringup-"
 # Enough for the catalogue's default, small ones first; CUDA 13 knows all of them. Ids of RunPod's table of GPU types.
 GPU_TYPES = ("NVIDIA L4", "NVIDIA RTX A5000", "NVIDIA GeForce RTX 4090", "NVIDIA L40S", "NVIDIA A40")
+# What they are called where workers are placed: pools, in RunPod's table of them.
+POOLS = ("AMPERE_24", "ADA_24", "ADA_48_PRO", "AMPERE_48")
+HEALTH_PORT = 8001  # the image answers there while the server loads: 204, then 200, or 503
+WORKERS = {"min": 0, "max": 3, "idleTimeout": 60}  # seconds; a start takes longer than RunPod's 10
+REQUESTS = 32  # at once in one worker, before RunPod wants another: vLLM answers so many together
 IMAGE_BYTES = 8 * GB  # of the gpu flavour without weights, unpacked: docs/image.md
 WRITABLE = 10  # GB beside it: compile caches, logs, what the container writes
 LEAST_VOLUME = 10  # GB; RunPod's own floor
@@ -37,6 +45,7 @@ class Wish:
 
     `price`: USD an hour for the whole pod, None is no cap. `expires`: epoch seconds, None is never. `image_bytes`:
     the image's size, unpacked. `template`: id of one that is the base; `registry`: id of a registry credential.
+    `public_key`: whom the pod's sshd lets in, as one line; None is no SSH.
     """
 
     name: str
@@ -49,6 +58,7 @@ class Wish:
     data_centers: tuple[str, ...] = ()
     template: str | None = None
     registry: str | None = None
+    public_key: str | None = None
 
 
 def disk(plan: Plan, image_bytes: int) -> int:
@@ -71,10 +81,13 @@ def pod(plan: Plan, wish: Wish, gpu_type: str, key: str) -> dict[str, Any]:
     Raises:
         UsageError: a pod cannot have what the plan wants.
     """
+    # Both, because RunPod may put the account's keys into one of them.
+    way_in = dict.fromkeys(session.PUBLIC_KEYS, wish.public_key) if wish.public_key else {}
     body = {
         "name": wish.name,
         **_container(plan, wish),
-        "env": environment(plan) | {KEY: key, EXPIRES: moment(wish.expires)},
+        "ports": [HTTP_PORT, SSH_PORT] if way_in else [HTTP_PORT],
+        "env": environment(plan) | {KEY: key, EXPIRES: moment(wish.expires)} | way_in,
         "cloud": wish.cloud,
         "gpu": {"id": gpu_type, "count": wish.count, "minCudaVersion": CUDA},
         "startSsh": False,
@@ -93,6 +106,7 @@ def template(plan: Plan, wish: Wish) -> dict[str, Any]:
     return {
         "name": wish.name,
         **_container(plan, wish),
+        "ports": [HTTP_PORT, SSH_PORT],
         "env": environment(plan) | {KEY: KEY_SECRET},
         "category": "NVIDIA",
         "allowedCudaVersions": list(CUDA_TEMPLATE),
@@ -103,12 +117,34 @@ def template(plan: Plan, wish: Wish) -> dict[str, Any]:
     }
 
 
+def endpoint(plan: Plan, wish: Wish, pools: Sequence[str] = POOLS) -> dict[str, Any]:
+    """The body of POST /v2/serverless for a load-balancing endpoint, whose requests go straight to a worker.
+
+    Its key is the account's secret, too: RunPod asks callers for a key of its own in the same header.
+
+    Raises:
+        UsageError: a worker cannot have what the plan wants.
+    """
+    if plan.weights == VOLUME:
+        raise UsageError("a worker has no volume of its own to fetch weights to", hint="give --weights baked")
+    health = {inside.PORT: str(SERVER_PORT), inside.PORT_HEALTH: str(HEALTH_PORT), inside.HEALTH_PATH: inside.PING}
+    return {
+        "name": wish.name,
+        "type": "LOAD_BALANCER",
+        **_container(plan, wish),
+        "ports": [HTTP_PORT, f"{HEALTH_PORT}/http"],
+        "env": environment(plan) | {KEY: KEY_SECRET} | health,
+        "gpu": {"pools": list(pools), "count": wish.count, "minCudaVersion": CUDA},
+        "workers": dict(WORKERS),
+        "scaling": {"type": "REQUEST_COUNT", "requestCount": REQUESTS},
+    }
+
+
 def _container(plan: Plan, wish: Wish) -> dict[str, Any]:
     _require(plan)
     made: dict[str, Any] = {
         "image": plan.image,
         "disk": disk(plan, wish.image_bytes),
-        "ports": [f"{SERVER_PORT}/http"],
     }
     if size := volume(plan):
         made["mounts"] = {"persistent": {"size": size, "path": WEIGHTS_DIR}}

@@ -4,55 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from bringup import artifacts, many, probes
+from bringup import artifacts, many
 from bringup.edge.http import Http
 from bringup.edge.runpod import ApiError, RunPod
 from bringup.errors import BringupError, NeverReady, TargetUnavailable, UsageError
-from bringup.key import api_key, secrets
-from bringup.plan import SERVER_PORT, Plan
-from bringup.ready import LAST_LINES, Moments, ask
-from bringup.records import Verdict
-from bringup.redact import redact
-from bringup.runpod import bodies
+from bringup.key import api_key
+from bringup.plan import SERVER_PORT
+from bringup.ready import ask
+from bringup.records import Status, Verdict
+from bringup.runpod import bodies, evidence
+from bringup.runpod.run import Run
 from bringup.runpod.state import Owned, State
 from bringup.server import Server
-from bringup.settings import Settings
 from bringup.watch import Watch
 
-PROXY = "https://{pod}-{port}.proxy.runpod.net"
 PROXY_CUT = 100.0  # seconds after which RunPod's proxy ends a request
 LOOKS = (0.0, 0.5, 1.0, 2.0, 4.0)  # seconds before each look whether a pod is gone
 REFUSED = 3  # refusals in a row before they are believed: a fresh route of the proxy answers 404 for a while
 DEAD = ("EXITED", "ERROR", "TERMINATED")
 STALE = 600.0  # seconds; no `up` needs longer to learn its pod's id
-LOG_SECONDS = 5.0
 
 
-@dataclass(kw_only=True)
-class Run:
-    """One `up`. `poll`: seconds between looks; `proxy`: the endpoint's address, with {pod} and {port}.
-
-    `leave`: a pod that passed goes on running. `sent`: a create may have reached RunPod; `facts`: what was seen.
-    """
-
-    cloud: RunPod
-    state: State
-    plan: Plan
-    wish: bodies.Wish
-    settings: Settings
-    watch: Watch
-    owned: Owned
-    leave: bool = True
-    poll: float = 5.0
-    proxy: str = PROXY
-    sent: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-def bring_up(run: Run) -> tuple[many.Outcome, bool]:
+def bring_up(run: Run, wish: bodies.Wish) -> tuple[many.Outcome, bool]:
     """Create, wait for the first token, verify, write the bundle; then leave the pod or remove it.
 
     Returns:
@@ -65,11 +40,11 @@ def bring_up(run: Run) -> tuple[many.Outcome, bool]:
     """
     try:
         artifacts.check_destination(run.settings.artifacts, run.settings.sign_key)
-        good = _choices(run)
+        good = _choices(run, wish)
         run.state.put(run.owned)
         with run.watch.step("create the pod"):
-            made = _create(run, good)
-        _claim(run, made)
+            made = _create(run, wish, good)
+        _claim(run, wish, made)
         outcome = _prove(run)
     except BaseException:
         _unless_kept(run)
@@ -84,8 +59,8 @@ def bring_up(run: Run) -> tuple[many.Outcome, bool]:
     return outcome, False
 
 
-def _choices(run: Run) -> list[bodies.Choice]:
-    good, out = bodies.choices(run.plan, run.wish, run.cloud.gpus())
+def _choices(run: Run, wish: bodies.Wish) -> list[bodies.Choice]:
+    good, out = bodies.choices(run.plan, wish, run.cloud.gpus())
     for line in out:
         run.watch.say(f"not asked for: {line}")
     if not good:
@@ -96,13 +71,13 @@ def _choices(run: Run) -> list[bodies.Choice]:
     return good
 
 
-def _create(run: Run, good: list[bodies.Choice]) -> dict[str, Any]:
+def _create(run: Run, wish: bodies.Wish, good: list[bodies.Choice]) -> dict[str, Any]:
     """The first GPU type that RunPod gives; a refusal for other reasons than 400 would be the same for the next."""
     key = api_key(run.settings) or ""
     refused: list[str] = []
     for choice in good:
-        body = bodies.pod(run.plan, run.wish, choice.gpu_type, key)
-        run.sent = True
+        body = bodies.pod(run.plan, wish, choice.gpu_type, key)
+        run.sent, run.moments.asked = True, time.time()
         try:
             made = run.cloud.create_pod(body)
         except ApiError as e:
@@ -120,7 +95,7 @@ def _create(run: Run, good: list[bodies.Choice]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _claim(run: Run, made: dict[str, Any]) -> None:
+def _claim(run: Run, wish: bodies.Wish, made: dict[str, Any]) -> None:
     """Note what we own now, tell it, and hold its price against the cap."""
     pod_id, cost = str(made["id"]), made.get("cost")
     url = run.proxy.format(pod=pod_id, port=SERVER_PORT)
@@ -129,36 +104,24 @@ def _claim(run: Run, made: dict[str, Any]) -> None:
     price = f"{cost:.2f} USD an hour" if isinstance(cost, int | float) else "price not said"
     until = bodies.moment(run.owned.expires)
     run.watch.say(f"pod {pod_id} ({run.facts['gpu_type']}, {price}), due to go: {until}; `{run.owned.remove}`")
-    if run.wish.price is not None and isinstance(cost, int | float) and cost > run.wish.price:
+    if wish.price is not None and isinstance(cost, int | float) and cost > wish.price:
         raise TargetUnavailable(
-            f"the pod costs {cost:.2f} USD an hour, the cap is {run.wish.price:.2f}", hint="raise --max-price",
+            f"the pod costs {cost:.2f} USD an hour, the cap is {wish.price:.2f}", hint="raise --max-price",
             id="runpod-price",
         )  # fmt: skip
 
 
 def _prove(run: Run) -> many.Outcome:
-    names = probes.SUITES[run.settings.suite]
-    assert run.owned.url  # noqa: S101 - claimed before
-    directory = run.settings.artifacts / artifacts.name(run.plan, time.time())
     try:
         with run.watch.step("wait for the first token through the proxy"):
             run.facts["ready_seconds"] = round(wait_ready(run), 3)
     except NeverReady as e:
-        records = tuple(probes.unanswered(e.message, names))
-        failed = many.Outcome(
-            url=run.owned.url, verdict=Verdict.FAIL, started=run.facts["created"],
-            seconds=time.time() - run.facts["created"], model=run.plan.expect.model, records=records,
-        )  # fmt: skip
-        failed = many.kept(directory, failed, run.settings, names, _files(run, e.detail))
-        raise NeverReady(e.message, hint=e.hint + f"; the evidence: {failed.bundle or 'none'}", detail=e.detail) from e
-    with run.watch.step("verify") as detail:
-        outcome = many.verify(run.owned.url, run.settings, run.plan.expect.model, (), detail)
-    return many.kept(directory, outcome, run.settings, names, _files(run, _logs(run)))
-
-
-def _files(run: Run, log: str) -> dict[str, str]:
-    made = {"pod.json": artifacts.as_json(run.facts)}
-    return made | ({"pod.log": log + "\n"} if log.strip() else {})
+        failed = evidence.collect(run, e)
+        directly = next(r for r in failed.records if r.name == "direct")
+        also = f"; it {directly.found}" if directly.status is Status.PASS else ""
+        hint = e.hint + f"; the evidence: {failed.bundle or 'none'}"
+        raise NeverReady(e.message + also, hint=hint, detail=e.detail) from e
+    return evidence.collect(run)
 
 
 def wait_ready(run: Run) -> float:
@@ -172,45 +135,29 @@ def wait_ready(run: Run) -> float:
     server = Server(
         http=Http(run.owned.url, api_key(run.settings)), expect=run.plan.expect, deadline=run.plan.request_timeout
     )
-    moments, status, last, refused = Moments(), "", "no answer yet", 0
+    status, last, refused = "", "no answer yet", 0
     while (left := run.plan.timeout - (time.monotonic() - started)) > 0:
-        found = _look(run)
+        found = run.look()
         if found["status"] != status:
             status = found["status"]
             run.watch.say(f"{time.monotonic() - started:.0f} s: {status}")
         if status in DEAD:
-            raise NeverReady(f"the pod died while starting: it is {status}", hint="look at its log", detail=_logs(run))
+            raise NeverReady(f"the pod died while starting: it is {status}", hint="look at its log", detail=run.log())
         if status == "RUNNING":
             try:
-                last, refused = ask(server, left, moments) or last, 0
+                last, refused = ask(server, left, run.moments) or last, 0
             except NeverReady as e:
                 last, refused = e.message, refused + 1
                 if refused >= REFUSED:
                     raise
-            if moments.first_token is not None:
+            if run.moments.first_token is not None:
                 return time.monotonic() - started
         time.sleep(min(run.poll, max(left, 0)))
     raise NeverReady(
         f"no token within {run.plan.timeout:g} s: the pod is {status or 'not seen'}, the last try: {last}",
         hint="a large image takes minutes to be pulled: give a longer --timeout, or look at the log",
-        detail=_logs(run),
+        detail=run.log(),
     )
-
-
-def _look(run: Run) -> dict[str, Any]:
-    try:
-        found = run.cloud.pod(run.owned.id or "")
-    except ApiError as e:
-        if e.status != 404:
-            raise
-        raise NeverReady("the pod was lost: RunPod has none of its id any more", hint="start another") from e
-    run.facts["pod"] = bodies.public(found)
-    return found | {"status": str(found.get("status"))}
-
-
-def _logs(run: Run) -> str:
-    """The end of the pod's console, without secrets; empty where it cannot be had."""
-    return redact(run.cloud.logs(run.owned.id or "", LAST_LINES, LOG_SECONDS), secrets(run.settings))
 
 
 def _unless_kept(run: Run) -> bool:

@@ -18,7 +18,11 @@ from bringup.errors import UsageError
 @dataclass(frozen=True, kw_only=True)
 class Owned:
     """A pod that was asked for. `id` is None while RunPod has not named it; times in epoch seconds, `expires` None is
-    never; `key_file` holds the endpoint's key, and is removed with the pod where `made_key` says that we made it."""
+    never; `key_file` holds the endpoint's key, and is removed with the pod where `made_key` says that we made it.
+
+    `ssh_key`: the file of the private key that its sshd lets in, None without SSH; `made_ssh_key` as above. `ssh_user`
+    and `host_key`: who its sshd is, once that was seen.
+    """
 
     name: str
     created: float
@@ -27,6 +31,10 @@ class Owned:
     made_key: bool
     id: str | None = None
     url: str | None = None
+    ssh_key: str | None = None
+    made_ssh_key: bool = False
+    ssh_user: str | None = None
+    host_key: str | None = None
 
     @property
     def remove(self) -> str:
@@ -61,17 +69,19 @@ class State:
             self._write(self._read() | {owned.name: owned})
 
     def drop(self, owned: Owned) -> None:
-        """Forget an entry, and the key that was made for it."""
+        """Forget an entry, and the keys that were made for it."""
         with self._locked():
             self._write({name: o for name, o in self._read().items() if name != owned.name})
             if owned.made_key:
                 Path(owned.key_file).unlink(missing_ok=True)
+            if owned.made_ssh_key and owned.ssh_key:
+                Path(owned.ssh_key).unlink(missing_ok=True)
 
-    def keep_key(self, name: str, key: str) -> Path:
-        """Keep a key in a file of its own, mode 0600."""
+    def keep_key(self, name: str, key: str, kind: str = "key") -> Path:
+        """Keep a key in a file of its own, mode 0600; `kind`: the end of the file's name."""
         with self._locked():
-            place = self.directory / f"{name}.key"
-            _private(place, key + "\n")
+            place = self.directory / f"{name}.{kind}"
+            _private(place, key.rstrip("\n") + "\n")
             return place
 
     def _read(self) -> dict[str, Owned]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bringup import bundle
+from bringup.edge import ssh
 from tests.integration.support import Result, bringup
 
 HOUR = 3600.0
@@ -35,13 +36,32 @@ def account(consent: list[str], tmp_path: Path) -> Iterator[Account]:
 
 @pytest.mark.timeout(2 * HOUR)
 def test_a_pod_is_proven_and_gone(account: Account, tmp_path: Path) -> None:
-    done = account.run(
-        "up", *account.consent, "--live", "1h", "--timeout", "30m", "--remove", "--json", "--artifacts", str(tmp_path)
-    )
+    where = ("--json", "--artifacts", str(tmp_path))
+    done = account.run("up", *account.consent, "--live", "1h", "--timeout", "30m", *where)
     assert done.code == 0, done.err
-    assert done.json()["verdict"] == "pass"
-    assert bundle.read(Path(done.json()["bundle"])).faults == ()
+    first = _kept(done)
+    again = account.run("collect", *where)
+    assert again.code == 0, again.err
+    second = _kept(again)
+    keys = [kept.json("pod.json")["ssh"]["host_key"] for kept in (first, second)]
+    assert keys[0] == keys[1]
+    _, stranger = ssh.make_key("")
+    refused = account.run("collect", "--host-key", stranger, *where)
+    assert (refused.code, "nothing was sent" in refused.err) == (7, True)
+    assert account.run("down").code == 0
     assert account.run("ls", "--json").json() == []
+
+
+def _kept(done: Result) -> bundle.Bundle:
+    """A bundle with the server's own files, verified both ways."""
+    assert done.json()["verdict"] == "pass"
+    kept = bundle.read(Path(done.json()["bundle"]))
+    assert kept.faults == ()
+    assert kept.files.keys() >= {"server.jsonl", "nvidia_smi_serving.txt", "timeline.json", "direct.json"}
+    found = {p["name"]: p["found"] for p in kept.record["probes"]}
+    assert found["direct"] == "passes directly, as through the proxy"
+    assert all(copied["checked"] for copied in kept.json("pod.json")["ssh"]["files"].values())
+    return kept
 
 
 def test_the_key_and_the_lists_are_as_the_reference_says(account: Account) -> None:

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from bringup import catalog
+from bringup.edge.docker import Engine
 from bringup.testing import VLLMContainer
 from tests.integration.support import LABEL, MODEL, SESSION
 
@@ -60,8 +61,7 @@ class Server(VLLMContainer):
         return [pid for args, pid in self.processes().items() if args.startswith(title)]
 
     def records(self) -> list[dict[str, Any]]:
-        code, out = self.raw.exec_run(["cat", LOG])
-        assert code == 0, out
+        out = Engine().copy_out(self.raw.id, LOG)
         return [json.loads(line) for line in out.splitlines()]
 
     def marks(self) -> dict[int, list[str]]:

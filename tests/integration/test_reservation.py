@@ -17,6 +17,7 @@ import docker
 import docker.errors
 import pytest
 
+from bringup.edge.docker import Engine
 from bringup.targets import refusals
 from tests.integration.support import (
     LABEL,
@@ -141,9 +142,9 @@ def test_the_reserved_devices_are_in_the_container_and_no_others(
     done = up(image, tmp_path, *asked)
     assert done.code == 6, done.err  # no token within a second
     (container,) = containers(gpus, PROJECT)
-    code, out = container.exec_run(["sh", "-c", "stat -c '%n %t:%T' /dev/nvidia*"])
+    code, out = Engine(client=gpus).execute(container.id, ["sh", "-c", "stat -c '%n %t:%T' /dev/nvidia*"])
     assert code == 0, out
-    assert out.decode().split("\n")[:-1] == [f"/dev/nvidia{name} {NUMBERS[name]}" for name in names]
+    assert out.split("\n")[:-1] == [f"/dev/nvidia{name} {NUMBERS[name]}" for name in names]
     (request,) = container.attrs["HostConfig"]["DeviceRequests"]
     assert request["Driver"] == "cdi"
     (record,) = tmp_path.glob("*/plan.json")

@@ -20,6 +20,7 @@ from typing import Any, cast
 import jsonschema
 
 from tests.runpod import GPUS, KEY, ROOT
+from tests.runpod.sshd import Sshd
 from tests.stub.deep_lies import LIARS
 from tests.stub.server import Handler, Quiet, Sampled
 
@@ -38,7 +39,9 @@ Answer = tuple[int, Any]
 @dataclass(frozen=True)
 class Manner:
     """How a pod behaves. Seconds from its creation: when it is STARTING, RUNNING, and really serves; when it dies
-    (EXITED) or is lost. `full`: GPU types without capacity. `lie`: of its server."""
+    (EXITED) or is lost. `full`: GPU types without capacity. `lie`: of its server; `direct_lie`: only directly.
+    `ssh`: see `tests.runpod.sshd.FAULTS`; `unrouted`: the proxy never reaches it. `sshd` and `log`: the port of another
+    sshd and what its log says, for a pod that is a container."""
 
     starting: float = 0.1
     running: float = 0.2
@@ -48,6 +51,11 @@ class Manner:
     cost: float = 0.43
     full: tuple[str, ...] = ()
     lie: str = ""
+    direct_lie: str = ""
+    ssh: str = ""
+    unrouted: bool = False
+    sshd: int = 0
+    log: tuple[str, ...] = ()
 
 
 @dataclass
@@ -59,10 +67,24 @@ class Pod:
     manner: Manner
     born: float = field(default_factory=time.monotonic)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat())
+    _server: Quiet | None = None
 
     def __post_init__(self) -> None:
-        lies = [LIARS[self.manner.lie].tell] if self.manner.lie else []
-        self.stub = Sampled(lies, self.body["env"].get("VLLM_API_KEY"))
+        self.stub, self.direct = self._stub(self.manner.lie), self._stub(self.manner.direct_lie or self.manner.lie)
+        key = self.body["env"].get("PUBLIC_KEY")
+        self.sshd = Sshd(key, self.manner.ssh, self._port) if key and "22/tcp" in self.body["ports"] else None
+
+    def _stub(self, lie: str) -> Sampled:
+        return Sampled([LIARS[lie].tell] if lie else [], self.body["env"].get("VLLM_API_KEY"))
+
+    def _port(self) -> int | None:
+        """Of its server, as one in the pod reaches it."""
+        if not self.serves:
+            return None
+        if self._server is None:
+            self._server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"stub": self.direct}))
+            threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return int(self._server.server_address[1])
 
     @property
     def age(self) -> float:
@@ -81,16 +103,28 @@ class Pod:
 
     @property
     def serves(self) -> bool:
-        """Whether the proxy reaches a server."""
+        """Whether there is a server."""
         return self.status == "RUNNING" and self.age > self.manner.serving
 
     def shown(self) -> dict[str, Any]:
         """As GET gives it."""
         body = {k: v for k, v in self.body.items() if k not in ("startSsh", "startJupyter")}
+        direct = runtime = None
+        if self.status == "RUNNING":
+            runtime = {"uptime": int(self.age - self.manner.running), "gpus": [], "ports": []}
+            if port := self.manner.sshd or (self.sshd and self.sshd.port):
+                where = {"host": "127.0.0.1", "port": port}
+                direct = where | {"username": "root", "command": f"ssh root@127.0.0.1 -p {port}"}
         return body | {
             "id": self.id, "status": self.status, "cost": self.manner.cost, "createdAt": self.created,
-            "ssh": {"proxy": None, "direct": None}, "actions": ["stop", "terminate"], "runtime": None,
+            "ssh": {"proxy": None, "direct": direct}, "actions": ["stop", "terminate"], "runtime": runtime,
         }  # fmt: skip
+
+    def log(self) -> str:
+        """Its console, as the API streams it."""
+        lines = self.manner.log or (f"loading, with {self.stub.key}", *(self.sshd.lines if self.sshd else []))
+        said = [json.dumps({"ts": self.created, "source": "container", "line": line}) for line in lines]
+        return "".join(f"id: {n}\ndata: {line}\n\n" for n, line in enumerate(said))
 
 
 class Account:
@@ -148,8 +182,7 @@ class Account:
         if pod is None:
             return _problem(404, "pod not found")
         if rest.endswith("/logs"):
-            line = json.dumps({"ts": pod.created, "source": "container", "line": f"loading, with {pod.stub.key}"})
-            return 200, f"id: 1\ndata: {line}\n\n"
+            return 200, pod.log()
         if method == "DELETE":
             del self.pods[pod.id]
             return 204, None
@@ -217,7 +250,7 @@ class Api(Handler):
     def _proxied(self) -> None:
         pod_id, _, rest = self.path.removeprefix("/proxy/").partition("/")
         pod = ACCOUNT.alive().get(pod_id.removesuffix("-8000"))
-        if pod is None or not pod.serves:
+        if pod is None or not pod.serves or pod.manner.unrouted:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._answer(404 if pod is None else 502, "no route")
             return

@@ -40,7 +40,7 @@ _installed = False
 def _refuse(event: str) -> None:
     what = f"a unit test {FORBIDDEN[event]} ({event})"
     _active[-1].append(what)
-    pytest.fail(f"{what}: fake the edge, or make it an integration test")
+    pytest.fail(f"{what}: fake the edge, or make it a test of tests/command or tests/integration")
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:

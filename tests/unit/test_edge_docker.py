@@ -8,7 +8,7 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from bringup.edge.docker import answers
+from bringup.edge.docker import answers, unframed
 from bringup.errors import BringupError, EvidenceMissing, TargetUnavailable
 
 
@@ -29,3 +29,18 @@ def refusal(status: int, explanation: str) -> APIError:
 def test_a_refusal_is_told_from_a_failure(status: int, explanation: str, kind: type[BringupError], said: str) -> None:
     with pytest.raises(kind, match=said), answers():
         raise refusal(status, explanation)
+
+
+def framed(*pieces: tuple[int, bytes]) -> bytes:
+    return b"".join(bytes([stream, 0, 0, 0]) + len(data).to_bytes(4) + data for stream, data in pieces)
+
+
+def test_both_streams_come_as_they_were_written() -> None:
+    assert unframed(framed((1, b"out\n"), (2, b"err\n"), (1, b""), (1, b"x" * 70_000))) == b"out\nerr\n" + b"x" * 70_000
+    assert unframed(b"") == b""
+
+
+@pytest.mark.parametrize("cut", [1, 3, 9])
+def test_output_that_ends_in_the_middle_is_no_output(cut: int) -> None:
+    with pytest.raises(EvidenceMissing, match="too early"):
+        unframed(framed((1, b"abc"), (1, b"def"))[:-cut])

@@ -60,7 +60,7 @@ def test_a_second_one_waits_until_its_deadline(tmp_path: Path) -> None:
         started = time.monotonic()
         with pytest.raises(TargetUnavailable) as caught, hold(tmp_path, later(0.3)):
             pass
-        assert 0.3 <= time.monotonic() - started < 2.3
+        assert time.monotonic() - started >= 0.3
         assert caught.value.id == "fetch-busy"
         assert len(list((tmp_path / WORK).iterdir())) == 2  # what the first one has is untouched
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -230,9 +229,7 @@ def test_a_probe_that_never_returns_is_left_behind() -> None:
         never.wait()
         raise AssertionError
 
-    started = time.monotonic()
     found = probes.ask("drips", drips, make_server(FakeHttp({}), deadline=0.1))
-    assert time.monotonic() - started < 2
     assert (found.status, found.found) == (Status.FAIL, "none within 0.1 s")
     assert found.seconds >= 0.1
 

@@ -24,6 +24,8 @@ KEY = "the-endpoints-key"
 DIES = 1_800_000_000.0
 WISH = bodies.Wish(name="bringup-0101-000000-cafe", expires=DIES)
 IMAGE = "registry.example/bringup:gpu"
+OWNERS = "ghcr.io/OWNER/bringup:gpu-qwen2.5-1.5b-instruct"
+PUBLIC = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvn+0000000000000000000000000000000000000000000 bringup-a"
 MODELS = catalog.load()
 
 
@@ -37,13 +39,14 @@ def check(kind: str, body: dict[str, Any]) -> None:
 
 
 CASES = {
-    "pod-baked": lambda: bodies.pod(plan(), WISH, "NVIDIA L4", KEY),
+    "pod-baked": lambda: bodies.pod(plan(), replace(WISH, public_key=PUBLIC), "NVIDIA L4", KEY),
     "pod-volume": lambda: bodies.pod(
         plan(weights="volume", max_model_len=4096, vllm_args=("--max-num-seqs", "64")),
         replace(WISH, count=2, cloud="COMMUNITY", data_centers=("EU-RO-1",), registry="reg1", expires=None),
         "NVIDIA L40S", KEY,
     ),
     "pod-of-template": lambda: bodies.pod(plan(), replace(WISH, template="tpl1"), "NVIDIA L4", KEY),
+    "endpoint": lambda: bodies.endpoint(plan(), replace(WISH, name="bringup")),
     "template-baked": lambda: bodies.template(plan(), replace(WISH, name="bringup")),
     "template-volume": lambda: bodies.template(plan(weights="volume"), replace(WISH, name="bringup-volume")),
 }  # fmt: skip
@@ -52,7 +55,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_bodies_are_as_agreed_and_as_the_api_takes_them(name: str) -> None:
     made = CASES[name]()
-    check("createPod" if name.startswith("pod") else "createTemplate", made)
+    check(f"create{name.partition('-')[0].title()}", made)
     assert made == json.loads((DATA / f"{name}.json").read_text("utf-8"))
 
 
@@ -72,11 +75,68 @@ def test_the_schema_refuses_what_the_api_refuses() -> None:
             check("createPod", wrong)
 
 
-def test_the_template_to_import_is_the_one_that_is_made() -> None:
-    kept = json.loads((ROOT / "deploy" / "runpod" / "template.json").read_text("utf-8"))
-    made = bodies.template(plan(), replace(WISH, name="bringup"))
-    assert kept == made | {"image": kept["image"]}
-    check("createTemplate", kept)
+@pytest.mark.parametrize(("file", "case"), [("template", "template-baked"), ("endpoint", "endpoint")])
+def test_what_is_there_to_import_is_what_is_made(file: str, case: str) -> None:
+    kept = json.loads((ROOT / "deploy" / "runpod" / f"{file}.json").read_text("utf-8"))
+    assert kept == CASES[case]() | {"image": OWNERS}
+
+
+def test_a_pod_has_a_way_in_only_where_somebody_may_come_in() -> None:
+    pods = [bodies.pod(plan(), replace(WISH, public_key=key), "NVIDIA L4", KEY) for key in (PUBLIC, None)]
+    assert [p["ports"] for p in pods] == [["8000/http", "22/tcp"], ["8000/http"]]
+    for name in ("PUBLIC_KEY", "SSH_PUBLIC_KEY"):
+        assert [p["env"].get(name) for p in pods] == [PUBLIC, None]
+    assert [p["startSsh"] for p in pods] == [False, False]
+
+
+def test_an_endpoint_is_asked_for_health_where_the_image_tells_it() -> None:
+    made = CASES["endpoint"]()
+    assert {k: made["env"][k] for k in ("PORT", "PORT_HEALTH", "HEALTH_CHECK_PATH")} == {
+        "PORT": "8000", "PORT_HEALTH": "8001", "HEALTH_CHECK_PATH": "/ping",
+    }  # fmt: skip
+    assert made["ports"] == ["8000/http", "8001/http"]
+    assert made["env"][bodies.KEY] == bodies.KEY_SECRET
+    with pytest.raises(UsageError, match="no volume"):
+        bodies.endpoint(plan(weights="volume"), WISH)
+    for wrong in (
+        made | {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}},
+        made | {"workers": {"min": 0, "max": 1, "idleTimeout": 0}},
+        made | {"gpu": {"count": 1}},
+        made | {"type": "LB"},
+        made | {"startSsh": False},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            check("createEndpoint", wrong)
+
+
+HUB = json.loads((DATA / "hub.schema.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", ["hub", "tests"])
+def test_the_hubs_files_are_as_its_guide_wants_them(name: str) -> None:
+    kept = json.loads((ROOT / ".runpod" / f"{name}.json").read_text("utf-8"))
+    validator = jsonschema.Draft202012Validator(HUB | {"$ref": f"#/$defs/{name}"})
+    validator.validate(kept)
+    for lacking in kept:
+        assert not validator.is_valid({k: v for k, v in kept.items() if k != lacking}), lacking
+
+
+def test_the_hub_starts_what_the_endpoint_starts() -> None:
+    endpoint = json.loads((ROOT / "deploy" / "runpod" / "endpoint.json").read_text("utf-8"))
+    hub, tests = (json.loads((ROOT / ".runpod" / f"{name}.json").read_text("utf-8")) for name in ("hub", "tests"))
+    config = hub["config"]
+    assert (config["endpointType"], config["containerDiskInGb"]) == ("LB", endpoint["disk"])
+    assert config["gpuIds"].split(",") == endpoint["gpu"]["pools"]
+    assert config["allowedCudaVersions"] == tests["config"]["allowedCudaVersions"] == list(bodies.CUDA_TEMPLATE)
+    static = {e["key"]: e["value"] for e in config["env"] if "value" in e}
+    assert static.items() <= endpoint["env"].items()
+    assert {"PORT", "PORT_HEALTH", "HEALTH_CHECK_PATH", "BRINGUP_BIND"} <= static.keys()
+    assert {e["key"] for e in config["env"]} == static.keys() | {bodies.KEY}
+    assert tests["config"]["gpuTypeId"] in bodies.GPU_TYPES
+    dockerfile = (ROOT / ".runpod" / "Dockerfile").read_text("utf-8")
+    assert f"FROM {OWNERS}\n" in dockerfile
+    for file in ("handler.py", "README.md"):
+        assert (ROOT / ".runpod" / file).is_file()
 
 
 def test_a_pod_is_keyed_and_says_when_it_is_due() -> None:

@@ -212,11 +212,11 @@ def test_the_key_is_in_no_repr(line: Line) -> None:
 def test_logs_are_the_lines_of_the_events(line: Line) -> None:
     events = b'id: 1\ndata: {"ts":"t","source":"container","line":"one"}\n\ndata: rubbish\n\ndata: {"line": "two"}\n\n'
     line.said = [(200, events, {})]
-    assert client(line).logs("p", 20, 5.0) == "one\ntwo"
+    assert client(line).logs("p", 20, 5.0) == [("t", "one"), ("-", "two")]
     line.said = [(404, b"", {})]
-    assert client(line).logs("p", 20, 5.0) == ""
+    assert client(line).logs("p", 20, 5.0) == []
     line.said = [requests.ReadTimeout("late")]
-    assert client(line).logs("p", 20, 5.0) == ""
+    assert client(line).logs("p", 20, 5.0) == []
 
 
 CALLS: list[tuple[Callable[[RunPod], Any], str, str]] = [

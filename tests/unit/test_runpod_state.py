@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,36 @@ def test_a_key_that_was_made_goes_with_its_pod_and_a_given_one_stays(tmp_path: P
         state.drop(owned)
     assert (made.exists(), given.exists(), state.all()) == (False, True, [])
     state.drop(OWNED)  # twice is no error
+
+
+def test_an_ssh_key_goes_with_its_pod_if_it_was_made_for_it(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    made, given = state.keep_key("bringup-a", "private\n", "ssh"), tmp_path / "mine"
+    assert (mode(made), made.read_text(), made.name) == (0o600, "private\n", "bringup-a.ssh")
+    given.write_text("k")
+    for owned in (
+        replace(OWNED, ssh_key=str(made), made_ssh_key=True, ssh_user="root", host_key="ssh-ed25519 A"),
+        replace(OWNED, name="bringup-b", ssh_key=str(given)),
+    ):
+        state.put(owned)
+        assert state.all() == [owned]
+        state.drop(owned)
+    assert (made.exists(), given.exists()) == (False, True)
+
+
+def test_a_list_from_before_ssh_can_be_read(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    old = {
+        "name": "bringup-a",
+        "created": 1.0,
+        "expires": None,
+        "key_file": "/k",
+        "made_key": True,
+        "id": "p",
+        "url": "u",
+    }
+    state.file.write_text(json.dumps({"bringup-a": old}))
+    assert [(o.id, o.ssh_key, o.host_key) for o in state.all()] == [("p", None, None)]
 
 
 @pytest.mark.parametrize("text", ["rubbish", '{"a": {"name": "a"}}', "[]"])

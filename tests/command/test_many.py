@@ -18,8 +18,6 @@ from tests.integration.support import Child, Result, bringup, free_port
 from tests.stub.deep_lies import LIARS
 from tests.stub.server import Sampled, serving
 
-pytestmark = pytest.mark.integration
-
 DEADLINE = 8.0  # seconds; of one probe, on a machine that serves all of them too
 HUNG = ("health hangs", "healthy but hung", "models hang", "chats hang", "drips")
 LYING = ("degenerate", "error with 200", "no usage in chats", "login page", "answers as another model", "canned text")

@@ -15,8 +15,6 @@ from tests.stub import proof
 from tests.stub.deep_lies import LIARS
 from tests.stub.server import Manner, Stub, serving
 
-pytestmark = pytest.mark.integration
-
 DEADLINE = 2.0
 SAMPLE = 50  # runs of the proof; scripts/prove-verify makes thousands
 

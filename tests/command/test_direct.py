@@ -13,8 +13,6 @@ import pytest
 from bringup.edge.http import Http, NoAnswer
 from tests.integration.support import free_port
 
-pytestmark = pytest.mark.integration
-
 PACKED = gzip.compress(b'{"a": 1}')
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -11,11 +11,18 @@ from typing import Any
 import pytest
 
 from bringup import bundle
+from bringup.edge import ssh
 from tests.integration.support import Result, bringup, free_port
 from tests.runpod import GPUS, KEY, FakeRunPod
 from tests.runpod.interruptions import interruptions
+from tests.runpod.sshd import LOG
 
 POD, PODS = r"/v2/pods/[^/]+", "/v2/pods"
+FROM_OUTSIDE = {"pod.json", "sample_response.json", "record.json"}
+FROM_INSIDE = {
+    "server.jsonl", "server.log", "vllm_process.txt", "nvidia_smi_serving.txt", "weights.receipt.json", "weights.lock",
+    "caches-before.json", "caches-now.json", "timeline.json", "ledger.json", "caches.json", "direct.json",
+}  # fmt: skip
 SAMPLE = range(4)  # seeds of the interruptions; `python -m tests.runpod.interruptions` takes 200
 
 
@@ -36,10 +43,11 @@ class Desk:
         assert KEY not in done.out + done.err
         return done
 
-    def up(self, *more: str) -> Result:
+    def up(self, *more: str, ssh: bool = False) -> Result:
         return self.run(
             "up", "--image", "registry.example/bringup:gpu", "--suite", "smoke", "--poll", "0.1s", "--patience", "1s",
-            *(word for gpu in GPUS[:2] for word in ("--gpu-type", gpu)), "--artifacts", str(self.place / "a"), *more,
+            *(word for gpu in GPUS[:2] for word in ("--gpu-type", gpu)), "--artifacts", str(self.place / "a"),
+            *(() if ssh else ("--no-ssh",)), *more,
         )  # fmt: skip
 
     @property
@@ -55,7 +63,7 @@ class Desk:
     def nothing_is_left(self) -> None:
         assert self.fake.pods() == []
         assert self.entries == {}
-        assert not list(self.state.glob("*.key"))
+        assert {p.name for p in self.state.glob("*")} <= {"pods.json", "lock"}
 
 
 @pytest.fixture
@@ -64,29 +72,48 @@ def desk(server: FakeRunPod, tmp_path: Path) -> Desk:
     return Desk(server, tmp_path)
 
 
+def probe(kept: bundle.Bundle, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(p for p in kept.record["probes"] if p["name"] == name)
+    return found
+
+
 def asked(desk: Desk, method: str, path: str = "") -> int:
     return sum(line.startswith(f"{method} {path}") for line in desk.fake.requests())
 
 
 def test_from_nothing_to_a_proven_pod_and_back(desk: Desk) -> None:
-    done = desk.up("--json")
+    done = desk.up("--json", ssh=True)
     assert done.code == 0, done.err
     made = done.json()
     assert made["verdict"] == "pass"
     (pod,), (entry,) = desk.fake.pods(), desk.entries.values()
     assert (entry["id"], made["left"]) == (pod["id"], True)
+    ssh_key = Path(entry["ssh_key"])
+    assert (stat.S_IMODE(ssh_key.stat().st_mode), ssh_key.parent) == (0o600, desk.state)
+    assert pod["env"]["PUBLIC_KEY"].split()[:2] == ssh.public_half(ssh_key).split()
+    assert (entry["ssh_user"], entry["host_key"].split()[0]) == ("bringup", "ssh-ed25519")
     key_file = Path(made["key_file"])
     key = key_file.read_text().strip()
     assert (len(key), stat.S_IMODE(key_file.stat().st_mode)) == (64, 0o600)
     assert pod["env"]["VLLM_API_KEY"] == key
     (kept,) = desk.bundles
     assert kept.faults == ()
-    assert {"pod.json", "pod.log", "sample_response.json"} <= kept.files.keys()
-    assert kept.json("pod.json")["pod"]["id"] == pod["id"]
-    for secret in (key, KEY):
+    assert kept.files.keys() >= FROM_OUTSIDE | FROM_INSIDE
+    seen = kept.json("pod.json")
+    assert (seen["pod"]["id"], seen["ssh"]["host_key"]) == (pod["id"], entry["host_key"])
+    assert all(copied["checked"] for copied in seen["ssh"]["files"].values())
+    assert abs(seen["ssh"]["clock"]["offset_seconds"]) < 60
+    assert kept.files["server.jsonl"] == LOG
+    assert kept.record["timeline"]["stages"]
+    assert probe(kept, "direct")["found"] == "passes directly, as through the proxy"
+    assert kept.json("direct.json")["verdict"] == "pass"
+    for secret in (key, KEY, ssh_key.read_text().splitlines()[1]):
         assert not any(secret.encode() in data for data in kept.files.values())
         assert secret not in done.out + done.err
         assert secret not in (desk.state / "pods.json").read_text()
+    again = desk.run("collect", "--suite", "smoke", "--artifacts", str(desk.place / "b"), "--json")
+    assert (again.code, again.json()["verdict"]) == (0, "pass"), again.err
+    assert bundle.read(Path(again.json()["bundle"])).files.keys() == kept.files.keys()
     listed = desk.run("ls", "--json").json()
     assert [(r["id"], r["status"], r["cost"], r["overdue"]) for r in listed] == [(pod["id"], "RUNNING", 0.43, False)]
     assert desk.run("down").code == 0
@@ -100,6 +127,103 @@ def test_a_given_key_is_used_and_stays_and_the_pod_goes_if_wanted(desk: Desk) ->
     assert done.code == 0, done.err
     assert key_file.exists()
     assert "endpoint:" not in done.err
+    desk.nothing_is_left()
+
+
+def test_without_ssh_the_bundle_says_that_it_was_not_asked(desk: Desk) -> None:
+    done = desk.up("--remove")
+    assert done.code == 0, done.err
+    (kept,) = desk.bundles
+    assert [(probe(kept, n)["status"], probe(kept, n)["found"]) for n in ("direct", "inside")] == [
+        ("skip", "not asked: --no-ssh"), ("skip", "none: see direct"),
+    ]  # fmt: skip
+    assert not kept.files.keys() & FROM_INSIDE
+    desk.nothing_is_left()
+
+
+def test_what_differs_between_the_two_ways_is_told_apart(desk: Desk) -> None:
+    desk.fake.manner(unrouted=True)
+    done = desk.up("--timeout", "1s", ssh=True)
+    assert done.code == 6, done.err
+    assert "no token within 1 s" in done.err
+    assert "it passes directly: the server is good, the way through RunPod's proxy is not" in " ".join(done.err.split())
+    desk.fake.manner(direct_lie="degenerate")
+    done = desk.up(ssh=True)
+    assert done.code == 7, done.err
+    through_proxy, directly = desk.bundles
+    assert probe(through_proxy, "direct")["status"] == "pass"
+    assert probe(directly, "direct")["found"].startswith("passes through the proxy, and not directly (completion: ")
+    assert all(p["status"] != "fail" for p in directly.record["probes"] if p["name"] != "direct")
+    desk.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "direct", "said"),
+    [
+        ("silent", 9, "unknown", "the pod's log has no line of its sshd"),
+        ("stranger", 7, "fail", "nothing was sent [ssh-host-key]"),
+        ("refuses", 9, "unknown", "does not take the key of bringup"),
+        ("no-forward", 9, "unknown", "forbids port forwarding"),
+    ],
+)
+def test_a_pod_that_cannot_be_looked_into_is_not_passed(
+    desk: Desk, fault: str, code: int, direct: str, said: str
+) -> None:
+    desk.fake.manner(ssh=fault)
+    done = desk.up(ssh=True)
+    assert done.code == code, done.err
+    (kept,) = desk.bundles
+    assert (kept.faults, probe(kept, "direct")["status"], probe(kept, "inside")["status"]) == ((), direct, "unknown")
+    assert said in probe(kept, "direct")["found"]
+    assert not kept.files.keys() & FROM_INSIDE
+    desk.nothing_is_left()
+
+
+def test_a_connection_that_breaks_leaves_a_whole_bundle_that_says_what_is_missing(desk: Desk) -> None:
+    desk.fake.manner(ssh="cut")
+    done = desk.up(ssh=True)
+    assert done.code == 9, done.err
+    (kept,) = desk.bundles
+    assert (kept.faults, kept.record["verdict"]) == ((), "unknown")
+    assert probe(kept, "direct")["status"] == "pass"
+    missing = probe(kept, "inside")["found"]
+    assert all(f"{name} (" in missing for name in ("server.jsonl", "vllm_process.txt", "weights.lock"))
+    assert not kept.files.keys() & {"server.jsonl", "vllm_process.txt", "weights.lock"}
+    assert not list(desk.place.glob("a/**/*.part"))
+    desk.nothing_is_left()
+
+
+def test_another_host_key_is_only_believed_by_hand(desk: Desk) -> None:
+    desk.fake.manner(ssh="changed")
+    done = desk.up("--keep", ssh=True)
+    assert done.code == 7, done.err
+    assert "ssh-host-key-changed" in done.err
+    (pod,) = desk.fake.pods()
+    place = ("--suite", "smoke", "--artifacts", str(desk.place / "b"))
+    assert desk.run("collect", *place).code == 7
+    first = next(word for word in done.err.split() if word.startswith("SHA256:") and word.endswith(","))
+    second = done.err.split("and SHA256:")[1].split()[0]
+    wrong = desk.run("collect", *place, "--host-key", first.rstrip(","))
+    assert (wrong.code, "nothing was sent [ssh-host-key]" in wrong.err) == (7, True)
+    good = desk.run("collect", *place, "--host-key", f"SHA256:{second}", pod["id"])
+    assert good.code == 0, good.err
+    assert desk.run("collect", *place, "--host-key", "nonsense").code == 2
+    assert desk.run("collect", "--ssh-key", str(desk.place / "none")).code == 2
+    assert desk.run("down").code == 0
+    assert desk.run("collect").code == 2
+    desk.nothing_is_left()
+
+
+def test_a_key_of_ones_own_lets_in_and_stays(desk: Desk) -> None:
+    own = desk.place / "own"
+    own.write_text(ssh.make_key("")[0])
+    own.chmod(0o600)
+    done = desk.up("--remove", "--ssh-key", str(own), ssh=True)
+    assert done.code == 0, done.err
+    assert own.exists()
+    own.chmod(0o644)
+    assert desk.up("--ssh-key", str(own), ssh=True).code == 2
+    assert desk.up("--ssh-key", str(own)).code == 2
     desk.nothing_is_left()
 
 
@@ -268,10 +392,18 @@ def test_templates(desk: Desk) -> None:
     }  # fmt: skip
 
 
+def test_the_body_of_an_endpoint_is_printed(desk: Desk) -> None:
+    done = desk.run("endpoint", "--image", "x/y:z", "--gpu-pool", "ADA_24")
+    assert done.code == 0, done.err
+    assert (done.json()["type"], done.json()["gpu"]["pools"]) == ("LOAD_BALANCER", ["ADA_24"])
+    assert desk.fake.requests() == []
+
+
 def test_a_dry_run_asks_nobody_and_shows_no_secret(desk: Desk) -> None:
     done = desk.run("up", "--image", "x/y:z", "--dry-run", RUNPOD_API_KEY="")
     assert done.code == 0, done.err
     assert {b["env"]["VLLM_API_KEY"] for b in done.json()} == {"[redacted]"}
+    assert {b["env"]["PUBLIC_KEY"] for b in done.json()} == {"ssh-ed25519 (made for each pod)"}
     assert desk.fake.requests() == []
     assert not desk.state.exists()
 

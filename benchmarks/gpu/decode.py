@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Compare decode rates of servers that run at the same time, asked in turns: what the machine does meanwhile hits all.
+
+usage: decode.py --model DIR --out FILE [--rounds N] [--seed N] [--streams N,...] [--arm NAME[@CACHE]:...] ARM...
+
+The arms are those of start.py. All are started, one after the other, each with --utilization of the GPU (0.12); those
+that are not asked wait, and use nothing. A round asks each of them once, in an order drawn anew: 256 tokens, greedy,
+prompts that nobody was asked before. The first two rounds warm up. The ratio is the median over the rounds of an arm's
+rate by the first arm's in that round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import probe
+import start
+from watch import Gpu
+
+FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
+WARM_UP = 2  # rounds
+TOKENS = 256
+
+
+def serve(bench: start.Bench, arm: start.Arm, port: int, stack: ExitStack) -> None:
+    """Start one, wait until it answers, and see to its end.
+
+    Raises:
+        SystemExit: it does not answer.
+    """
+    stem = bench.out.with_name(f"{bench.out.stem}.{arm.name}")
+    argv, environment = start.command_line(bench, arm, stem.with_suffix(".jsonl"), port)
+    console = stack.enter_context(stem.with_suffix(".log").open("wb"))
+    process = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, env=environment,
+                               start_new_session=True, cwd=bench.caches)  # fmt: skip
+    stack.callback(end, process)
+    if not probe.wait_healthy(port, lambda: process.poll() is None, time.time() + start.DEADLINE)[1]:
+        sys.exit(f"{arm.name} does not answer: {stem.with_suffix('.log')}")
+    print(f"{arm.name} serves on port {port}", flush=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a server."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def ask(ports: dict[str, int], streams: int, rounds: int, draw: random.Random) -> dict[str, list[dict[str, float]]]:
+    """What each arm did in each round that counts."""
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for n in range(rounds + WARM_UP):
+        for name in draw.sample(list(ports), len(ports)):
+            label = f"{streams} streams, round {n}, {name}"
+            burst = asyncio.run(probe.burst(ports[name], start.NAME, streams, TOKENS, label))
+            if n >= WARM_UP:
+                found[name].append(burst)
+    return found
+
+
+def lines(streams: int, found: dict[str, list[dict[str, float]]], first: str) -> list[str]:
+    """A line an arm: its rate, and its ratio to the first arm with the middle half of the rounds."""
+    said = []
+    for name, bursts in found.items():
+        rates = [b["tok_s"] for b in bursts]
+        ratios = [a / b["tok_s"] for a, b in zip(rates, found[first], strict=True)]
+        low, _, high = quantiles(ratios, n=4)
+        first_token = median(b["ttft_median"] for b in bursts) * 1000
+        said.append(f"{streams:3} streams  {name:12} {median(rates):8.1f} tok/s  first token {first_token:6.1f} ms  "
+                    f"ratio to {first} {median(ratios):.3f} ({low:.3f}-{high:.3f})")  # fmt: skip
+    return said
+
+
+def main() -> int:
+    """Start, ask, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="directory of the model's files")
+    parser.add_argument("--locked", default="qwen2.5-1.5b-instruct", help="its name in the weights lock")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of all rounds; the logs lie beside it")
+    parser.add_argument("--caches", type=Path, default=Path("/tmp/bringup-bench"))  # noqa: S108 - by hand, as root
+    parser.add_argument("--source", type=Path, default=start.ROOT, help="directory that holds the package bringup")
+    parser.add_argument("--utilization", default="0.12", help="--gpu-memory-utilization of each")
+    parser.add_argument("--arm", action="append", default=[])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--streams", default="1,64")
+    parser.add_argument("arms", nargs="+", metavar="ARM")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
+    known = start.arms(given.arm)
+    if unknown := set(given.arms) - set(known):
+        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.caches.mkdir(parents=True, exist_ok=True)
+    bench = start.Bench(given.model.resolve(), given.locked, given.out.resolve(), given.caches.resolve(),
+                        given.source.resolve(), given.utilization, Gpu())  # fmt: skip
+    print(f"GPU: {bench.gpu.name()}", flush=True)
+    draw = random.Random(given.seed)  # noqa: S311 - an order
+    ports = {name: FIRST_PORT + n for n, name in enumerate(dict.fromkeys(given.arms))}
+    result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "streams": {}}
+    with ExitStack() as stack:
+        for name, port in ports.items():
+            serve(bench, known[name], port, stack)
+        for streams in map(int, given.streams.split(",")):
+            found = ask(ports, streams, given.rounds, draw)
+            result["streams"][streams] = found
+            print("\n".join(lines(streams, found, given.arms[0])), flush=True)
+            given.out.write_text(json.dumps(result), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
