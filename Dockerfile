@@ -38,6 +38,7 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
 # Ubuntu's images have a user of their own at uid 1000. Ours has no password and is not locked, so that a key may log in;
 # bash begins a session with the container's environment (bringup/inside/ssh.py writes the file): first thing in
 # bash.bashrc, which returns early for commands, and in profile.d, for a login shell sets a PATH of its own.
+# hadolint ignore=SC2016
 RUN set -eu; \
     if other=$(id -un 1000 2>/dev/null); then userdel -r "$other"; fi; \
     useradd --uid 1000 --gid 0 --no-log-init --home-dir /var/lib/bringup --no-create-home \

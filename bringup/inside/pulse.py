@@ -8,7 +8,6 @@ counter of tokens: one that has moved since the last look is proof enough, so th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import socket
@@ -28,7 +27,6 @@ EVERY = 10.0  # seconds between two looks at a server that has answered
 WHILE_LOADING = 1.0  # seconds
 DEADLINE = 20.0  # seconds; no token in this time, and no other token either, and it hangs
 COUNTING = 2.0  # seconds for the counters, which a hanging engine does not delay
-REQUEST = 5.0  # seconds that somebody who asks here may take
 MADE = re.compile(rb"^vllm:generation_tokens_total(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -89,7 +87,6 @@ class Pulse:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._path = b""
         self._seen = HTTPStatus.NO_CONTENT
         self._over = False
 
@@ -104,14 +101,16 @@ class Pulse:
         Raises:
             UsageError: the port cannot be had.
         """
-        self._path = path.encode()
+        from bringup.inside import tell  # most starts tell nobody, and asyncio takes 20 ms
+
         try:
             listener = socket.create_server(("0.0.0.0", port), backlog=128)  # noqa: S104 - the host asks from outside
         except OSError as e:
             raise UsageError(
                 f"{PORT_HEALTH}: port {port} cannot be had ({e.strerror or e})", hint="choose a port that is free"
             ) from e
-        threading.Thread(target=lambda: asyncio.run(self._serve(listener)), name="health", daemon=True).start()
+        args = (listener, path, lambda: self.status)
+        threading.Thread(target=tell.serve, args=args, name="health", daemon=True).start()
 
     def watch(self, asker: Asker, pause: Callable[[float], None] = time.sleep) -> None:
         """Look at the server for as long as there is one, in a thread of its own."""
@@ -140,28 +139,3 @@ class Pulse:
         if now is not before and not self._over:
             tell = self._log.error if fault else self._log.info
             tell("health: %d from now on: %s", now, fault or "the server answers")
-
-    async def _serve(self, listener: socket.socket) -> None:
-        server = await asyncio.start_server(self._answer, sock=listener, limit=2**13)
-        await server.serve_forever()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request, one answer without a body, and the connection's end; a slow asker gets nothing."""
-        try:
-            async with asyncio.timeout(REQUEST):
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self.reply(head))
-                await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
-        finally:
-            writer.close()
-
-    def reply(self, head: bytes) -> bytes:
-        """What a request's head is answered with."""
-        words = head.split(b"\r\n", 1)[0].split(b" ")
-        asked = words[:2] in ([b"GET", self._path], [b"HEAD", self._path])
-        status = self.status if asked else HTTPStatus.NOT_FOUND
-        length = b"" if status is HTTPStatus.NO_CONTENT else b"Content-Length: 0\r\n"
-        line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-        return line + length + b"Cache-Control: no-store\r\nConnection: close\r\n\r\n"

@@ -2,8 +2,8 @@
 
 Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. These things differ:
 a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, no
-garbage is collected during imports, the model's class is looked at without another process, and an idle engine ends at
-once. BRINGUP_LAUNCH=plain leaves them all out. No answer has a `server` header, with or without them.
+garbage is collected during imports, the model's class is looked at without another process, and an engine ends as
+soon as it may. BRINGUP_LAUNCH=plain leaves them all out. No answer has a `server` header, with or without them.
 """
 
 from __future__ import annotations
@@ -169,14 +169,21 @@ def no_banner() -> None:
     config.__init__ = quiet
 
 
-def end_at_once_when_idle() -> None:
-    """Let only an engine with requests have the time of `--shutdown-timeout`; an idle one spends it on its own end."""
+def end_in_time() -> None:
+    """Let only an engine with requests have the time of `--shutdown-timeout`; an idle one spends it on its own end.
+
+    Requests that are not finished by then are told: vLLM may forget to, and then waits for their readers for ever.
+    """
     llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
+    dead: Any = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
     shutdown = llm.shutdown
     inspect.signature(shutdown).bind(None, timeout=0)
 
     def shut_down(self: Any, timeout: float | None = None) -> None:
         shutdown(self, timeout=timeout if self.get_num_unfinished_requests() else 0)
+        handler = getattr(self, "output_handler", None)
+        if handler is not None and self.get_num_unfinished_requests():  # vLLM calls this in another thread
+            handler.get_loop().call_soon_threadsafe(self.output_processor.propagate_error, dead())
 
     llm.shutdown = shut_down
 
@@ -234,7 +241,7 @@ def main(argv: list[str]) -> None:
         use("inspect", inspect_here)
     use("no banner", no_banner)
     if on:
-        use("idle end", end_at_once_when_idle)
+        use("end in time", end_in_time)
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]

@@ -125,7 +125,7 @@ def _require_public(keys: str) -> None:
     """The keys are none that somebody else must not see, and one of them at least is one."""
     if "PRIVATE KEY" in keys:
         raise Unusable("what was given as the public key is a private one: make a new pair, this one was shown")
-    done = _keygen("-l", "-f", "-", text=f"{keys}\n")
+    done = _keygen("-l", "-f", "-", text=f"{keys}\n", check=False)
     if done.returncode:
         raise Unusable(f"{' or '.join(session.PUBLIC_KEYS)} holds no public key (ssh-keygen: {done.stderr.strip()})")
 
@@ -134,7 +134,7 @@ def _prepare(keys: str, environ: Mapping[str, str], port: int, user: str, server
     """Everything that sshd reads, in a directory that only this user can enter."""
     place = Path(tempfile.mkdtemp(prefix="bringup-ssh-", dir=MEMORY))
     _write(place / "authorized_keys", f"{keys}\n")
-    _keygen("-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(place / "host_key")).check_returncode()
+    _keygen("-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(place / "host_key"))
     _write(place / "environment", session.lines(environ))
     _write(place / "sshd_config", config(place, port, user, server))
     if os.getuid() == 0:
@@ -143,14 +143,15 @@ def _prepare(keys: str, environ: Mapping[str, str], port: int, user: str, server
 
 
 def _write(path: Path, text: str) -> None:
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600), errors="surrogateescape") as f:
-        f.write(text)
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
+        f.write(os.fsencode(text))  # a variable's bytes as they were
 
 
-def _keygen(*args: str, text: str = "") -> subprocess.CompletedProcess[str]:
+def _keygen(*args: str, text: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["ssh-keygen", *args], input=text, capture_output=True, text=True, check=False, timeout=KEYGEN_DEADLINE
-    )
+        ["ssh-keygen", *args], input=text, capture_output=True, check=check, timeout=KEYGEN_DEADLINE,
+        text=True, errors="surrogateescape",
+    )  # fmt: skip
 
 
 def _host_key(place: Path) -> str:

@@ -42,9 +42,11 @@ def open_state(environ: Mapping[str, str]) -> State:
             log = _run_directory(place, shared=True)
             return State(place, log, _moved(environ, wanted, place))
         except OSError as e:
-            problem = f"{place} cannot be the state directory ({_why(e)}), so that it ends with this pod; "
+            problem += f"{place} cannot be the state directory ({_why(e)}); "
     try:
-        return State(wanted, _run_directory(wanted), {}, problem.removesuffix("; "))
+        return State(
+            wanted, _run_directory(wanted), {}, f"{problem}caches and logs end with this pod" if problem else ""
+        )
     except OSError as e:
         spare = Path(tempfile.mkdtemp(prefix="bringup-"))
         problem += (

@@ -25,10 +25,10 @@ from bringup.profile import given
 # Number of a pipe's read end, for `serve`: one byte means that the weights are as locked, its end that they are not.
 GATE = "BRINGUP_GATE"
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-# Docker and RunPod kill 10 s after they asked: running requests get half of that, vLLM's own end most of the rest.
+# Docker and RunPod kill 10 s after they asked; running requests get the first of them, then vLLM's own end.
 DRAIN_OPTION = "--shutdown-timeout"
-DRAIN = 5  # seconds
-AFTER_DRAIN = 2  # seconds; then nobody is asked any more
+DRAIN = 4  # seconds
+AFTER_DRAIN = 3  # seconds; then nobody is asked any more
 PATIENCE = 1.0  # seconds for what a server that is gone has left running (its resource tracker cleans up, and ends)
 HOLD = "BRINGUP_HOLD"
 

@@ -157,6 +157,13 @@ def wait_running(client: docker.DockerClient, project: str, seconds: float = 60)
     raise AssertionError(f"{project} has no running container after {seconds} s")
 
 
+def processes(container: Any) -> dict[int, str]:
+    """The processes in a container, by their ids there: the first words of the kernel's name of each."""
+    listing = 'for p in /proc/[0-9]*; do read -r name <"$p/comm" && echo "${p#/proc/} $name"; done 2>/dev/null'
+    said = container.exec_run(["sh", "-c", listing]).output.decode()
+    return {int(pid): name for pid, name in (line.split(" ", 1) for line in said.splitlines())}
+
+
 def statuses(probes: list[dict[str, Any]]) -> dict[str, str]:
     """Status by probe."""
     return {p["name"]: p["status"] for p in probes}

@@ -261,8 +261,9 @@ def test_a_build_without_the_token_fails_and_says_why(checkout: Checkout) -> Non
 
 
 def test_the_first_start_fetches_and_a_later_one_needs_no_hub(empty: str, checkout: Checkout) -> None:
-    options = volume("plain")
-    given = {"BRINGUP_WEIGHTS": "volume", "BRINGUP_HF_ENDPOINT": checkout.hub.endpoint}
+    """In a pod as anywhere: its own volume does not matter."""
+    options = (*volume("plain"), "--volume", "/workspace")
+    given = {"BRINGUP_WEIGHTS": "volume", "BRINGUP_HF_ENDPOINT": checkout.hub.endpoint, "RUNPOD_POD_ID": "p"}
     done = end(start(empty, *options, **given))
     assert done.code == 0, done.err
     assert f"/weights/{MODEL}" in json.loads(done.out)

@@ -85,6 +85,7 @@ class AsyncLLM:
         return cls(vllm_config=vllm_config, executor_class=Executor.get_class(vllm_config),
                    log_stats=not disable_log_stats, client_addresses={}, client_count=1, client_index=0)
 """,
+    "vllm/v1/engine/exceptions.py": "class EngineDeadError(Exception):\n    pass\n",
     "uvicorn.py": "class Config:\n    def __init__(self, app):\n        self.server_header = True\n",
     "vllm/entrypoints/__init__.py": "",
     "vllm/entrypoints/openai/__init__.py": "",

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from bringup.edge.http import Answer, Http, NoAnswer
-from bringup.inside import gate, pulse
+from bringup.inside import gate, pulse, tell
 from bringup.inside.pulse import DEADLINE, Asker, Pulse, Refused
 
 LOG = logging.getLogger("test.pulse")
@@ -26,7 +26,7 @@ class Server:
         self.asked: list[Any] = []
 
     def get(self, path: str, timeout: float) -> Answer:
-        assert path == "/metrics"
+        assert (path, timeout) == ("/metrics", pulse.COUNTING)
         if self.made is None:
             raise NoAnswer("connection refused")
         other = 'vllm:generation_tokens_created{engine="0"} 1.7e9\nvllm:prompt_tokens_total{engine="0"} 9.0\n'
@@ -160,20 +160,17 @@ def test_looks_are_rare_once_it_has_answered() -> None:
     ],
 )  # fmt: skip
 def test_one_path_and_two_methods(line: bytes, status: int) -> None:
-    made, _ = seen("")
-    made._path = b"/alive"
-    answer = made.reply(line + b"\r\nHost: x\r\n\r\n").decode()
+    answer = tell.reply(line + b"\r\nHost: x\r\n\r\n", "/alive", OK).decode()
     assert answer.startswith(f"HTTP/1.1 {status} ")
     assert "server" not in answer.lower()
+    assert "\r\nContent-Length: 0\r\n" in answer
     assert answer.endswith("\r\n\r\n")
-    assert ("Content-Length: 0" in answer) is True
 
 
 def test_no_content_has_no_length() -> None:
-    made = Pulse(LOG)
-    made._path = b"/ping"
-    assert made.reply(b"GET /ping HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 204 No Content\r\n")
-    assert b"Content-Length" not in made.reply(b"GET /ping HTTP/1.1\r\n\r\n")
+    answer = tell.reply(b"GET /ping HTTP/1.1\r\n\r\n", "/ping", LOADING)
+    assert answer.startswith(b"HTTP/1.1 204 No Content\r\n")
+    assert b"Content-Length" not in answer
 
 
 def test_the_server_is_the_one_that_was_started() -> None:

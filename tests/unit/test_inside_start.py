@@ -20,13 +20,13 @@ from bringup.inside import __main__ as entry
 from bringup.inside import gate, guard, start, supervise
 from bringup.inside.parts import PARTS, parts
 from bringup.inside.start import Launch
-from bringup.inside.supervise import HOLD, Child, End
+from bringup.inside.supervise import Child, End
 from bringup.inside.weights import Baked
 from bringup.plan import make_plan
 from bringup.settings import Settings
 
 LOG = logging.getLogger("test.inside")
-DRAIN = ("--shutdown-timeout", "5")
+DRAIN = ("--shutdown-timeout", "4")
 GATE = (*DRAIN, "--allowed-origins", "[]", "--middleware", "bringup.inside.gate.Gate")
 ANYWHERE = "0.0.0.0"  # noqa: S104 - told to the entry point, never bound
 
@@ -343,9 +343,9 @@ def test_a_start_that_is_refused_is_held_too(
 ) -> None:
     ends: list[End] = []
     monkeypatch.setattr(entry, "hold", lambda end, _log: ends.append(end))
-    assert run_main(baked, tmp_path, monkeypatch, [], PORT="x", **{HOLD: "yes"}) == (2, [])
+    assert run_main(baked, tmp_path, monkeypatch, [], PORT="x", BRINGUP_HOLD="yes") == (2, [])
     assert ends == [End(2, "PORT: 'x' is not a number")]
-    assert run_main(baked, tmp_path, monkeypatch, [], **{HOLD: "perhaps"}) == (2, [])
+    assert run_main(baked, tmp_path, monkeypatch, [], BRINGUP_HOLD="perhaps") == (2, [])
     assert len(ends) == 1
     assert "BRINGUP_HOLD: 'perhaps' is not one of" in capsys.readouterr().err
 
@@ -370,7 +370,7 @@ def test_the_pods_own_key_is_not_the_servers(baked: Baked) -> None:
 def test_a_drain_of_the_users_own_is_kept(baked: Baked) -> None:
     argv = prepare(baked, ("--shutdown_timeout=60",)).argv
     assert "--shutdown-timeout" not in argv
-    assert supervise.grace(argv) == 62
+    assert supervise.grace(argv) == 63
     assert supervise.grace(("--shutdown-timeout", "x")) == supervise.grace(()) == 7
 
 

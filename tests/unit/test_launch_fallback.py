@@ -69,7 +69,7 @@ def test_a_vllm_without_its_engine_says_itself_what_is_missing(
     (vllm / "vllm/v1/engine/async_llm.py").unlink()
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
-    assert {p for p, _ in said(log)} == {"imports ahead", "overlap", "idle end"}
+    assert {p for p, _ in said(log)} == {"imports ahead", "overlap", "end in time"}
 
 
 def test_a_python_that_spawns_in_another_way(vllm: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

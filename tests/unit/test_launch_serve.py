@@ -94,6 +94,19 @@ def ends(unfinished: int) -> tuple[str, int]:
     return cast("tuple[str, int]", module().told[-1])
 
 
+def test_a_request_that_is_cut_is_told(vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    serve.main(ARGV)
+    llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
+    told: list[Any] = []
+    one = object.__new__(llm)
+    loop = SimpleNamespace(call_soon_threadsafe=lambda act, error: act(error))
+    one.output_handler = SimpleNamespace(get_loop=lambda: loop)
+    one.output_processor = SimpleNamespace(propagate_error=told.append)
+    for one.unfinished in (0, 2):
+        one.shutdown(timeout=5)
+    assert [type(error).__name__ for error in told] == ["EngineDeadError"]
+
+
 def patched() -> dict[str, bool]:
     """Which of the names that the launcher may replace are its own now."""
 
