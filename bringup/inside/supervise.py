@@ -28,7 +28,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # Docker and RunPod kill 10 s after they asked; running requests get the first of them, then vLLM's own end.
 DRAIN_OPTION = "--shutdown-timeout"
 DRAIN = 4  # seconds
-AFTER_DRAIN = 3  # seconds; then nobody is asked any more
+AFTER_DRAIN = 4  # seconds; then nobody is asked any more
 PATIENCE = 1.0  # seconds for what a server that is gone has left running (its resource tracker cleans up, and ends)
 HOLD = "BRINGUP_HOLD"
 

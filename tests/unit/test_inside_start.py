@@ -370,8 +370,8 @@ def test_the_pods_own_key_is_not_the_servers(baked: Baked) -> None:
 def test_a_drain_of_the_users_own_is_kept(baked: Baked) -> None:
     argv = prepare(baked, ("--shutdown_timeout=60",)).argv
     assert "--shutdown-timeout" not in argv
-    assert supervise.grace(argv) == 63
-    assert supervise.grace(("--shutdown-timeout", "x")) == supervise.grace(()) == 7
+    assert supervise.grace(argv) == 64
+    assert supervise.grace(("--shutdown-timeout", "x")) == supervise.grace(()) == 8
 
 
 def test_a_volume_that_is_not_there_is_filled_before_the_server_starts(baked: Baked) -> None:

@@ -196,7 +196,7 @@ def test_a_server_that_does_not_end_is_killed(
     assert alarms == [3 + supervise.AFTER_DRAIN, 0]
     assert ended == [(child.pid, 0.0), (child.pid, supervise.PATIENCE)]
     assert stopping == ["now"]
-    assert "did not end within 6 s, and is killed" in caplog.text
+    assert "did not end within 7 s, and is killed" in caplog.text
 
 
 @pytest.mark.parametrize("number", supervise.PASSED_ON)
