@@ -65,7 +65,7 @@ def require() -> None:
     if find_spec("paramiko") is None:
         raise UsageError(
             "SSH needs the package paramiko, which is not installed",
-            hint="install the extra: `pip install '.[runpod]'` in the checkout; or give --no-ssh",
+            hint="pip install 'bringup[runpod]', or give --no-ssh",
         )
 
 
