@@ -56,7 +56,7 @@ def runpod() -> None:
 @click.option("--data-center", "centers", multiple=True, metavar="ID", help="May be repeated.")
 @click.option("--max-price", "price", type=click.FloatRange(0, min_open=True), metavar="USD",
               help="The most that the whole pod may cost an hour.")  # fmt: skip
-@click.option("--live", type=shared.DURATION, default="2h", show_default=True, metavar="shared.DURATION",
+@click.option("--live", type=shared.DURATION, default="2h", show_default=True, metavar="DURATION",
               help="From when on `reap` removes it.")  # fmt: skip
 @click.option("--forever", is_flag=True, help="No date: `reap` leaves it alone.")
 @click.option("--template", metavar="ID", help="A template of RunPod instead of --image.")
