@@ -35,6 +35,7 @@ RUN --mount=type=secret,id=ca,target=/run/secrets/ca.crt \
         ca-certificates g++ gcc libc6-dev libnuma1 openssh-server python3 python3-dev tini; \
     rm -f /etc/ssh/ssh_host_*; \
     rm -rf /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
+# The command `bringup` is for whoever works in the container.
 # Ubuntu's images have a user of their own at uid 1000. Ours has no password and is not locked, so that a key may log in;
 # bash begins a session with the container's environment (bringup/inside/ssh.py writes the file): first thing in
 # bash.bashrc, which returns early for commands, and in profile.d, for a login shell sets a PATH of its own.
@@ -47,6 +48,8 @@ RUN set -eu; \
     echo "$line" >/etc/profile.d/bringup.sh; \
     sed -i "1i [ \"\${SHLVL:-}\" != 1 ] || $line" /etc/bash.bashrc; \
     install -d -m 0755 /run/sshd; \
+    printf '#!/bin/sh\nexec /opt/venv/bin/python -m bringup "$@"\n' >/usr/local/bin/bringup; \
+    chmod 755 /usr/local/bin/bringup; \
     install -d -o 1000 -g 0 -m 0775 /var/lib/bringup /var/lib/bringup/cache /var/lib/bringup/run /weights
 
 # An empty directory of wheels, unless the build names another one (`--build-context wheelhouse=DIR`).
@@ -159,14 +162,10 @@ RUN --mount=type=bind,source=models,target=/src/models \
     chmod -R u=rwX,go=rX /slots /receipt; \
     find /slots /receipt -exec touch -h -d @0 {} +
 
-# Our own code, the layer that changes most, and the command `bringup` for who works in the container.
+# Our own code, the layer that changes most.
 FROM wheels AS app
 COPY bringup /out/src/bringup
 RUN set -eu; \
-    mkdir /command; \
-    printf '#!/bin/sh\nexec /opt/venv/bin/python -m bringup "$@"\n' >/command/bringup; \
-    chmod 755 /command/bringup; \
-    touch -d @0 /command/bringup; \
     chmod -R u=rwX,go=rX /out; \
     find /out -exec touch -h -d @0 {} +; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -s /out -p /opt/bringup /out/src; \
@@ -208,7 +207,6 @@ COPY --link --from=weights /slots/8/ /opt/bringup/
 COPY --link --from=weights /receipt/ /opt/bringup/
 COPY --link --from=imports /list/ /opt/bringup/
 COPY --link --from=app /out/ /opt/bringup/
-COPY --link --from=app /command/ /usr/local/bin/
 USER 1000:0
 WORKDIR /var/lib/bringup
 VOLUME /var/lib/bringup

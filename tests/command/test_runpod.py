@@ -58,7 +58,7 @@ class Desk:
 
     @property
     def bundles(self) -> list[bundle.Bundle]:
-        return [bundle.read(p.parent) for p in self.place.glob("a/*/*/record.json")]
+        return [bundle.read(p.parent) for p in sorted(self.place.glob("a/*/*/record.json"))]
 
     def nothing_is_left(self) -> None:
         assert self.fake.pods() == []

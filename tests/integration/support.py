@@ -157,10 +157,20 @@ def wait_running(client: docker.DockerClient, project: str, seconds: float = 60)
     raise AssertionError(f"{project} has no running container after {seconds} s")
 
 
+def execute(container: Any, *argv: str) -> Result:
+    """A program in a running container, by the docker command: the SDK's `exec_run` may lose the beginning of what the
+    program says (docker/docker-py#3332)."""
+    started = time.monotonic()
+    done = subprocess.run(
+        ["docker", "exec", container.id, *argv], capture_output=True, text=True, check=False, timeout=400
+    )
+    return Result(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
 def processes(container: Any) -> dict[int, str]:
     """The processes in a container, by their ids there: the first words of the kernel's name of each."""
     listing = 'for p in /proc/[0-9]*; do read -r name <"$p/comm" && echo "${p#/proc/} $name"; done 2>/dev/null'
-    said = container.exec_run(["sh", "-c", listing]).output.decode()
+    said = execute(container, "sh", "-c", listing).out
     return {int(pid): name for pid, name in (line.split(" ", 1) for line in said.splitlines())}
 
 

@@ -25,6 +25,7 @@ from tests.integration.support import (
     SESSION,
     bringup,
     environment,
+    execute,
     free_port,
     leftovers,
     processes,
@@ -69,13 +70,11 @@ def test_the_image_serves_read_only_and_as_any_user(image: str) -> None:
         assert verdict_of(records) == "pass", records
         raw = server.get_wrapped_container()
         assert {row[1] for row in raw.top(ps_args="-eo pid,uid,args")["Processes"]} == {"4711"}
-        code, _ = raw.exec_run(["touch", "/opt/bringup/x"])
-        assert code != 0
+        assert execute(raw, "touch", "/opt/bringup/x").code != 0
         # The signal arrives, and a server that hangs in all its processes is killed before Docker's own 10 s are over.
         hanging = [str(pid) for pid, name in processes(raw).items() if name.startswith("VLLM::")]
-        marked = raw.exec_run(["sh", "-c", "grep -l BRINGUP_SERVER_LOG= /proc/[0-9]*/environ"]).output
-        assert isinstance(marked, bytes)
-        raw.exec_run(["kill", "-STOP", *hanging, *(path.split("/")[2] for path in marked.decode().split())])
+        marked = execute(raw, "sh", "-c", "grep -ls BRINGUP_SERVER_LOG= /proc/[0-9]*/environ").out
+        assert execute(raw, "kill", "-STOP", *hanging, *(path.split("/")[2] for path in marked.split())).code == 0
         raw.kill("SIGTERM")
         started = time.monotonic()
         assert raw.wait(timeout=20)["StatusCode"] == 137

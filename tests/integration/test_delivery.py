@@ -32,6 +32,7 @@ from tests.integration.support import (
     Result,
     bringup,
     containers,
+    execute,
     free_port,
     leftovers,
     statuses,
@@ -397,7 +398,7 @@ def test_up_with_a_volume_serves_a_gated_model(
         figures.append(f"up --weights volume: first token after {record['started_to_first_token']:.1f} s")
         (container,) = containers(engine, project)
         assert TOKEN not in done.err + done.out + json.dumps(container.attrs) + "".join(bundle.values())
-        assert container.exec_run(["touch", "/weights/gated/x"]).exit_code == 0
+        assert execute(container, "touch", "/weights/gated/x").code == 0
         assert checkout.bringup("down", "--project", project).code == 0
         assert [v.name for v in engine.volumes.list(filters={"name": f"{project}_weights"})]
     finally:

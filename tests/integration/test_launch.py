@@ -17,7 +17,7 @@ import requests
 from bringup import catalog
 from bringup.edge.docker import Engine
 from bringup.testing import VLLMContainer
-from tests.integration.support import LABEL, MODEL, SESSION
+from tests.integration.support import LABEL, MODEL, SESSION, execute
 
 pytestmark = pytest.mark.integration
 
@@ -80,8 +80,8 @@ class WithoutStandby(Server):
     """Its standby is killed before vLLM asks for an engine."""
 
     def _wait(self) -> None:
-        code, out = self.raw.exec_run(["python3", "-c", KILL])
-        assert code == 0, f"no standby was seen: {out.decode()}"
+        done = execute(self.raw, "python3", "-c", KILL)
+        assert done.code == 0, f"no standby was seen: {done.err}"
         super()._wait()
 
 
@@ -185,7 +185,7 @@ def test_it_stops_when_asked(gone: Server) -> None:
 
 def test_an_engine_killed_while_it_serves_ends_the_container(full: Server) -> None:
     """The last one: its answers are in hand by now."""
-    code, out = full.raw.exec_run(["python3", "-c", KILL.replace("VLLM::standby", "VLLM::EngineCore")])
-    assert code == 0, out.decode()
+    done = execute(full.raw, "python3", "-c", KILL.replace("VLLM::standby", "VLLM::EngineCore"))
+    assert done.code == 0, done.err
     assert full.exit_code() == 6
     assert "vLLM died" in full.raw.logs(tail=20).decode()

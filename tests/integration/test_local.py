@@ -11,13 +11,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
 
 from bringup.edge.docker import Engine
-from tests.integration.support import LABEL, MODEL, ROOT, SESSION, Result, environment, statuses
+from tests.integration.support import LABEL, MODEL, ROOT, SESSION, Result, environment, execute, statuses
 
 pytestmark = pytest.mark.integration
 
@@ -59,9 +58,7 @@ class Pod:
 
     def run(self, *argv: str) -> Result:
         """A program in it."""
-        done: Any = self.container.exec_run(list(argv), demux=True)
-        code, (out, err) = done
-        return Result(code, (out or b"").decode(), (err or b"").decode(), 0.0)
+        return execute(self.container, *argv)
 
     def bringup(self, *args: str) -> Result:
         """The command that the image has."""

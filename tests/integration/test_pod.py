@@ -27,7 +27,7 @@ import pytest
 import requests
 
 from tests.integration.canaries import canaries, leaks
-from tests.integration.support import LABEL, MODEL, SESSION, free_port, processes
+from tests.integration.support import LABEL, MODEL, SESSION, execute, free_port, processes
 
 pytestmark = pytest.mark.integration
 
@@ -227,8 +227,8 @@ def test_the_health_port_tells_nothing_else(pod: Pod) -> None:
 
 
 def test_the_images_own_health_check_knows_the_port(pod: Pod) -> None:
-    code, said = pod.container.exec_run(["/opt/venv/bin/python", "-m", "bringup.inside.health"])
-    assert (code, said) == (0, b"/health: HTTP 200\n")
+    found = execute(pod.container, "/opt/venv/bin/python", "-m", "bringup.inside.health")
+    assert (found.code, found.out) == (0, "/health: HTTP 200\n")
 
 
 # SSH
@@ -355,7 +355,7 @@ def test_an_sshd_that_dies_is_back(pod: Pod) -> None:
     listener = pod.ssh("cat /proc/$PPID/status | sed -n 's/^PPid:\\t//p'").stdout.decode().strip()
     while names_parent(pod, listener) == "sshd":
         listener = parent(pod, listener)
-    assert pod.container.exec_run(["kill", "-9", listener]).exit_code == 0
+    assert execute(pod.container, "kill", "-9", listener).code == 0
     said = pod.until(r"ssh: sshd ended \(exit -9\), and is started again in 1 s", 30)
     deadline = time.monotonic() + 30
     while len(LISTENING.findall(said)) < 2 and time.monotonic() < deadline:
@@ -366,8 +366,7 @@ def test_an_sshd_that_dies_is_back(pod: Pod) -> None:
 
 
 def parent(pod: Pod, pid: str) -> str:
-    said = pod.container.exec_run(["sh", "-c", f"sed -n 's/^PPid:\\t//p' /proc/{pid}/status"]).output
-    return str(said.decode().strip())
+    return execute(pod.container, "sed", "-n", r"s/^PPid:\t//p", f"/proc/{pid}/status").out.strip()
 
 
 def names_parent(pod: Pod, pid: str) -> str:
@@ -378,14 +377,14 @@ def test_a_hanging_engine_is_seen(pod: Pod, figures: list[str]) -> None:
     """Though vLLM's own health goes on saying 200."""
     engine = [str(pid) for pid, name in processes(pod.container).items() if name.startswith("VLLM::")]
     assert len(engine) >= 2
-    pod.container.exec_run(["kill", "-STOP", *engine])
+    assert execute(pod.container, "kill", "-STOP", *engine).code == 0
     began = time.monotonic()
     try:
         assert pod.until_health(503, 90) == [200, 503]
         figures.append(f"a hanging engine: 503 on the health port after {time.monotonic() - began:.0f} s")
         assert requests.get(f"http://127.0.0.1:{pod.ports[SERVER]}/health", timeout=10).status_code == 200
     finally:
-        pod.container.exec_run(["kill", "-CONT", *engine])
+        execute(pod.container, "kill", "-CONT", *engine)
     assert pod.until_health(200, 60) == [503, 200]
     assert "health: 503 from now on: connected, but no answer within 20 s" in pod.log()
 

@@ -21,7 +21,7 @@ from bringup.redact import redact
 from bringup.runpod.access import announced
 from bringup.testing import FREE, VLLMContainer
 from tests.command.test_runpod import FROM_INSIDE, probe
-from tests.integration.support import Result, bringup, vllm
+from tests.integration.support import Result, bringup, execute, vllm
 from tests.runpod import FakeRunPod
 
 pytestmark = pytest.mark.integration
@@ -52,8 +52,8 @@ class Pod:
         return done, bundle.read(made)
 
     def shell(self, *argv: str) -> None:
-        code, output = self.container.get_wrapped_container().exec_run(list(argv))
-        assert code == 0, output
+        done = execute(self.container.get_wrapped_container(), *argv)
+        assert done.code == 0, done.err
 
 
 @pytest.fixture(scope="module")

@@ -203,6 +203,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     stub: Stub
+    running = 0
 
     def log_message(self, *_: Any) -> None:
         """Nothing to the test's output."""
@@ -224,12 +225,17 @@ class Handler(BaseHTTPRequestHandler):
             if not generates:
                 self._send(self.stub.reply(ask), (0, 0))
                 return
-            self.stub.count(running=1)
+            self._runs(1)
             try:
                 counted = usage_of(ask, self.stub.honest(ask, 0))
                 self._send(self.stub.reply(ask), counted)
             finally:
-                self.stub.count(running=-1)
+                self._runs(0)
+
+    def _runs(self, now: int) -> None:
+        """Whether this connection's request is being answered, 1 or 0."""
+        self.stub.count(running=now - self.running)
+        self.running = now
 
     def _send(self, reply: Reply, counted: tuple[int, int]) -> None:
         prompt, made = counted
@@ -254,6 +260,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _whole(self, reply: Reply) -> None:
         self.stub.over.wait(reply.before)
+        self._runs(0)  # before the asker has it, who may ask again at once
         size = len(reply.body) if reply.claimed is None else reply.claimed
         self._head(reply, **{"Content-Length": str(size)})
         for piece in self._pieces(reply):
