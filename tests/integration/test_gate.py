@@ -80,7 +80,7 @@ def given(engine: docker.DockerClient, image: str, tmp_path_factory: pytest.Temp
     done = bringup(
         "up", "--json", "-v", *where, "--api-key-file", str(keys), "--hf-token-file", str(token),
         "--artifacts", str(directory / "artifacts"), "--max-body", str(LIMIT),
-        env={"HF_TOKEN": told["hub-variable"]}, timeout=900,
+        env={"HF_TOKEN": told["hub-variable"], "BRINGUP_MEM_LIMIT": "12g"}, timeout=900,
     )  # fmt: skip
     try:
         assert done.code == 0, done.err
@@ -265,6 +265,7 @@ def test_the_container_has_what_compose_says(given: Given) -> None:
         False, "", False, "private",
     )  # fmt: skip
     assert 0 < host["PidsLimit"] <= 8192
+    assert host["Memory"] == 12 * 2**30
     assert host["Devices"] in (None, [])
     assert config["User"] == f"{USER}:0"
     assert {b["HostIp"] for ports in host["PortBindings"].values() for b in ports} == {"127.0.0.1"}
