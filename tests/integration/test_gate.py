@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,6 +239,10 @@ def test_one_line_a_request(given: Given) -> None:
     ask(given, "GET", f"/v1/models?api_key={given.canaries['query']}", {"X-Request-Id": "audited-1"})
     ask(given, "GET", "/version", {**bearer(given.canaries["key-2"]), "X-Request-Id": "audited-2"})
     log = given.log()
+    deadline = time.monotonic() + 10
+    while "audited-2" not in log and time.monotonic() < deadline:  # it is written after the answer
+        time.sleep(0.1)
+        log = given.log()
     assert re.search(r"gate: \S+ \S+ [\d.]+ GET /v1/models 401 key - id audited-1 [\d.]+ s", log)
     assert len(re.findall(r".*GET /version 200 key 2 id audited-2 .*", log)) == 1
     assert "HTTP/1.1" not in log
