@@ -43,15 +43,6 @@ class Bundle:
             return None
 
 
-def part(file: Path) -> dict[str, Any]:
-    """A JSON object among a bundle's files, for whoever looks at bundles of any age; empty where there is none."""
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def read(directory: Path) -> Bundle:
     """Read a bundle, or the directory of the record that is named.
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bringup import image
-from bringup.bundle import RECORD, part
+from bringup.bundle import RECORD
+from bringup.edge import objects
 from bringup.plan import Plan
 from bringup.server import Target
 from bringup.timeline import Anchors
@@ -23,12 +24,12 @@ def last_start(directory: Path, plan: Plan, target: Target) -> Expected | None:
     """
     kind = kind_now(plan, target)
     for record in sorted(directory.glob(f"*/{RECORD}"), reverse=True)[:LOOKED_AT]:
-        found = part(record)
+        found = objects.read(record)
         if not _same(found, plan) or {kind, kind_of(found)} == {COLD, WARM}:
             continue
         try:
             console = (record.parent / "server.log").read_bytes().decode("utf-8", "replace")
-            anchors = Anchors(**part(record.parent / "timeline.json")["anchors"])
+            anchors = Anchors(**objects.read(record.parent / "timeline.json")["anchors"])
             made = expected(console, anchors, record.parent.name)
         except (OSError, KeyError, TypeError):  # what is no bundle of ours says nothing
             continue

@@ -99,9 +99,10 @@ def from_file(path: Path, settings: Settings, sources: dict[str, str], watch: An
         raise UsageError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}", id="facts-unusable") from e
     if sources.get("target") in (None, "default"):  # the file knows what it was made for
         settings = dataclasses.replace(settings, target=host.target)
-    flavour = choose_flavour(settings.flavour, host.engine, host.gpu)
     if settings.target == LOCAL:
         flavour = choose_here(settings.flavour, host.place or Place(), host.gpu)
+    else:
+        flavour = choose_flavour(settings.flavour, host.engine, host.gpu)
     models = catalog.load()
     name = catalog.default(models, flavour[0])[0] if settings.model == AUTO else settings.model
     model = catalog.choose(models, name)

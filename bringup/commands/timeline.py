@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from bringup.bundle import RECORD, part
+from bringup.bundle import RECORD
 from bringup.commands import standard
+from bringup.edge import objects
 from bringup.errors import EvidenceMissing, Exit, UsageError
 from bringup.options import takes
 from bringup.settings import Settings
@@ -74,11 +75,11 @@ def _load(file: Path) -> str:
 
 def _anchors(bundle: Path) -> dict[str, float | None]:
     """Of timeline.json, or of the record of a run before there was one."""
-    known = part(bundle / "timeline.json").get("anchors")
+    known = objects.read(bundle / "timeline.json").get("anchors")
     if isinstance(known, dict):
         names = ("asked", "container_started", "first_200", "first_token")
         return {name: _number(known.get(name)) for name in names}
-    record = part(bundle / RECORD)
+    record = objects.read(bundle / RECORD)
     container, seconds = record.get("container"), _number(record.get("started_to_first_token"))
     try:
         started = datetime.fromisoformat(container["started"]).timestamp() if isinstance(container, dict) else None

@@ -9,7 +9,6 @@ it lives; no program that it starts inherits it.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bringup.edge import host, proc
+from bringup.edge import host, objects, proc
 
 STARTED, ENDED = "started.json", "ended.json"
 CONSOLE, OLDER = "console.log", "console.1.log"
@@ -39,10 +38,7 @@ def iso(nanoseconds: int) -> str:
 
 def write(path: Path, value: Mapping[str, Any]) -> None:
     """One JSON file that only this user can read, whole or not at all."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with open(part, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as f:
-        json.dump(value, f, indent=1)
-    part.replace(path)
+    objects.write(path, value, 0o600)
 
 
 class Console:

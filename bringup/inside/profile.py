@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bringup.edge import objects
+
 SCHEMA = 1
 DEFAULT = "/var/lib/bringup"
 BEFORE, NOW, LAST = "caches-before.json", "caches-now.json", "caches-last.json"
@@ -80,7 +82,7 @@ def factors(
 
 def model_config(lock: Path, model: str) -> str:
     """The start of the locked sum of the model's config.json, empty if nobody tells which model it is."""
-    models = _read(lock).get("models", {})
+    models = objects.read(lock).get("models", {})
     chosen = models.get(model) or (next(iter(models.values())) if len(models) == 1 else {})
     sums = [f.get("sha256", "") for f in chosen.get("files", []) if f.get("path") == "config.json"]
     return str(sums[0])[:16] if sums else ""
@@ -188,29 +190,16 @@ def remember(found: Mapping[str, str], cache: Path, run: Path) -> None:
         OSError: the state directory cannot be written.
     """
     common = {"schema": SCHEMA, "container": os.uname().nodename}
-    write(run / BEFORE, {**common, "factors": _read(run / LAST).get("factors"), "entries": entries(cache)})
-    write(run / NOW, {**common, "factors": dict(found)})
+    objects.write(
+        run / BEFORE, {**common, "factors": objects.read(run / LAST).get("factors"), "entries": entries(cache)}
+    )
+    objects.write(run / NOW, {**common, "factors": dict(found)})
 
 
 def of_this_container(run: Path) -> dict[str, Any]:
     """What this container's start wrote down; empty if it wrote elsewhere, or nothing."""
-    found = _read(run / NOW)
+    found = objects.read(run / NOW)
     return found if found.get("container") == os.uname().nodename and isinstance(found.get("factors"), dict) else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write(path: Path, value: Mapping[str, Any]) -> None:
-    """One JSON file, whole or not at all."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1), "utf-8")
-    part.replace(path)
 
 
 def main(args: list[str], environ: Mapping[str, str]) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bringup.edge import objects
 from bringup.inside import profile
 
 WARM = Path("/opt/bringup/warm")
@@ -41,7 +42,7 @@ def before_start(
     found = profile.factors(argv, environment)
     try:
         if seed(warm, cache, found, log) and not (run / profile.LAST).exists():
-            profile.write(run / profile.LAST, {"schema": profile.SCHEMA, "factors": found})
+            objects.write(run / profile.LAST, {"schema": profile.SCHEMA, "factors": found})
         profile.remember(found, cache, run)
     except OSError as e:
         log.warning("caches: nothing was written down (%s), so that a miss cannot be explained", e.strerror or e)

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from bringup import clock, gpus
 from bringup.clock import Offset
-from bringup.edge import gpu, keeper, place, proc, process
+from bringup.edge import gpu, keeper, objects, place, proc, process
 from bringup.edge.docker import ContainerState
 from bringup.errors import EvidenceMissing, NeverReady, TargetUnavailable, UsageError
 from bringup.key import state_home
@@ -141,7 +141,7 @@ class LocalServer:
         Raises:
             EvidenceMissing: it was taken down, or another start has its place.
         """
-        if _read(self.directory / REQUEST).get("id") != self.id:
+        if objects.read(self.directory / REQUEST).get("id") != self.id:
             raise EvidenceMissing(f"the process {self.id[:12]} is gone", hint="run `bringup up`")
         started, ended = self._told(keeper.STARTED), self._told(keeper.ENDED)
         status = "exited" if ended else "running" if self.keeper() else "dead" if started else "created"
@@ -162,7 +162,7 @@ class LocalServer:
 
     def _told(self, name: str) -> dict[str, Any]:
         """What the keeper of this start wrote; empty if there is nothing."""
-        found = _read(self.directory / name)
+        found = objects.read(self.directory / name)
         return found if found.get("id") == self.id else {}
 
     def image(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class LocalTarget:
 
     def container(self) -> LocalServer | None:
         """The project's server, running or not."""
-        request = _read(self.directory / REQUEST)
+        request = objects.read(self.directory / REQUEST)
         return LocalServer(self.directory, request) if request else None
 
     def up(self, plan: Plan, on_line: Callable[[str], None] | None = None) -> LocalServer:  # noqa: ARG002
@@ -368,11 +368,3 @@ def _lines(path: Path) -> list[str]:
         return path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]  # a carriage return is part of a bar
     except OSError:
         return []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
