@@ -1,48 +1,53 @@
-"""What the gate costs: a server with it and one without, side by side, asked in turns; and its own code alone.
+"""What the gate costs: one server, asked through the gate and past it in turns; and the gate's own code alone.
 
     eval "$(./scripts/engine env)"
     python benchmarks/gate.py --image bringup:cpu-tiny-qwen2 --json gate.json
     python benchmarks/gate.py --alone     # no engine needed: CPU time of the middleware, by request and by chunk
+    python benchmarks/gate.py --url http://127.0.0.1:8000 --model NAME --pid PID    # a server that runs already
 
-Both servers are containers of the same image and run all the time; only one is asked at a time, and each round asks
-them in the other order. Without: the same entry point, which leaves the gate's arguments out, and so has no line a
-request either. Two figures a round: chunks a second, which other work on the machine moves a lot, and the CPU time a
-chunk of the thread that the gate runs in, the API server's event loop, which other work moves less.
+Two servers of the same kind differ by more than the gate can cost. So there is one, whose middleware is the gate with a
+way past it (gate_switch.py); a round asks it both ways, in the other order each time. Past the gate there is no line a
+request either. `--url` needs a server with `--middleware gate_switch.Switch`, and VLLM_API_KEY where that does.
+
+Two figures a round: tokens a second, and the CPU time a token of the thread that the gate runs in, the API server's
+event loop, which other work on the machine moves less.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import logging
+import math
 import os
 import secrets
 import statistics
 import subprocess
-import threading
+import sys
 import time
-import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import gate_switch
 
 from bringup.inside import events, gate
 
-WITHOUT = """
+probe: Any = importlib.import_module("gpu.probe")  # beside this file
+SWITCHED = """
 import os, sys
 from bringup.inside import __main__ as entry, start
-start.gate_arguments = lambda **_: ()
+usual = start.gate_arguments
+start.gate_arguments = lambda **given: (*usual(**given)[:-1], "gate_switch.Switch")
 os.umask(0o002)
 sys.exit(entry.main([], dict(os.environ)))
 """
-# Nanoseconds that the first thread of the API server has run.
-RAN = """
-for p in /proc/[0-9]*; do
-    if tr '\\0' ' ' <$p/cmdline | grep -q 'bringup[.]inside[.]serve'; then cat $p/schedstat; fi
-done
-"""
-STREAMS, TOKENS = 64, 128
+SERVER = "bringup.inside.serve"
+WAYS: dict[str, dict[str, str]] = {"with": {}, "without": {gate_switch.PAST: "1"}}
 
 
 def docker(*words: str) -> str:
@@ -50,97 +55,93 @@ def docker(*words: str) -> str:
     return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
-class Side:
-    """A container of the image, with or without the gate, on a port of its own."""
+class Server:
+    """A server with the switch, and how to ask it.
 
-    def __init__(self, image: str, *, gated: bool) -> None:
-        self.key = secrets.token_hex(16)
-        common = ["-d", "--shm-size=2g", "-p", "127.0.0.1::8000", "-e", "BRINGUP_BIND=127.0.0.1", "-e", "VLLM_API_KEY"]
-        os.environ["VLLM_API_KEY"] = self.key
-        entry = [] if gated else ["--init", "--entrypoint", "/opt/venv/bin/python"]
-        self.id = docker("run", *common, *entry, image, *([] if gated else ["-c", WITHOUT]))
-        self.url = "http://" + docker("port", self.id, "8000").splitlines()[0]
+    Args:
+        url: where it answers; HTTP.
+        model: what it calls its model.
+        pid: of its API process, on this machine.
+    """
 
-    def stream(self, tokens: int = TOKENS) -> int:
-        """One streamed completion; how many chunks came."""
-        body = {"model": "tiny-qwen2", "prompt": "What is", "stream": True, "max_tokens": tokens, "ignore_eos": True}
-        request = urllib.request.Request(  # noqa: S310 - our own address
-            f"{self.url}/v1/completions", json.dumps(body).encode(),
-            {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
-        )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310 - the same
-            return sum(line.startswith(b"data: {") for line in answer)
+    def __init__(self, url: str, model: str, pid: int) -> None:
+        self.port, self.model, self.pid = urlsplit(url).port or 80, model, pid
+        key = os.environ.get("VLLM_API_KEY")
+        self._key = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def wait(self, deadline: float = 600) -> None:
-        """Until it has streamed."""
-        end = time.monotonic() + deadline
-        while time.monotonic() < end and docker("inspect", "-f", "{{.State.Running}}", self.id) == "true":
-            try:
-                self.stream(4)
-                return
-            except OSError:
-                time.sleep(1)
-        said = subprocess.run(["docker", "logs", self.id], capture_output=True, text=True, check=False)
-        raise SystemExit(f"no answer:\n{(said.stdout + said.stderr)[-6000:]}")
+    def load(self, way: str, streams: int, tokens: int, label: str) -> tuple[float, float]:
+        """So many streams at once: tokens a second, and CPU microseconds a token."""
+        before = self._used()
+        headers = self._key | WAYS[way]
+        burst = asyncio.run(probe.burst(self.port, self.model, streams, tokens, f"{label} {way}", headers))
+        return burst["tok_s"], (self._used() - before) / burst["tokens"] * 1e6
 
-    def used(self) -> float:
-        """CPU seconds of the API server's event loop so far."""
-        (line,) = docker("exec", self.id, "sh", "-c", RAN).splitlines()
-        return int(line.split()[0]) / 1e9
-
-    def load(self) -> tuple[float, float]:
-        """`STREAMS` streams at once: chunks a second, and CPU microseconds a chunk."""
-        counts: list[int] = []
-        before = self.used()
-        threads = [threading.Thread(target=lambda: counts.append(self.stream())) for _ in range(STREAMS)]
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        seconds = time.monotonic() - began
-        if len(counts) < STREAMS:
-            raise SystemExit(f"{STREAMS - len(counts)} streams failed")
-        return sum(counts) / seconds, (self.used() - before) / sum(counts) * 1e6
-
-    def end(self) -> None:
-        """Remove it."""
-        docker("rm", "-f", "-v", self.id)
+    def _used(self) -> float:
+        """CPU seconds of the API process's first thread so far."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text("ascii").split()[0]) / 1e9
 
 
-def compare(image: str, rounds: int) -> dict[str, Any]:
-    """Both figures of both sides, by round, and what they are as ratios with / without."""
-    sides: dict[str, Side] = {}
-    rates: dict[str, list[float]] = {"with": [], "without": []}
-    costs: dict[str, list[float]] = {"with": [], "without": []}
-    try:
-        for name in rates:
-            sides[name] = Side(image, gated=name == "with")
-            sides[name].wait()
-        for side in sides.values():
-            side.load()  # warm
-        for index in range(rounds):
-            for name in list(rates)[:: 1 if index % 2 else -1]:
-                rate, cost = sides[name].load()
-                rates[name].append(rate)
-                costs[name].append(cost)
-            print(f"round {index + 1}, with / without: {rates['with'][-1]:.0f} / {rates['without'][-1]:.0f} chunks/s, "
-                  f"{costs['with'][-1]:.0f} / {costs['without'][-1]:.0f} us CPU a chunk")  # fmt: skip
-    finally:
-        for side in sides.values():
-            side.end()
-    return {"streams": STREAMS, "tokens": TOKENS, "chunks/s": ratios(rates), "CPU us/chunk": ratios(costs)}
+def start(image: str, model: str, stack: ExitStack) -> Server:
+    """A container of the image, removed in the end.
+
+    Raises:
+        SystemExit: it does not answer.
+    """
+    os.environ["VLLM_API_KEY"] = secrets.token_hex(16)
+    switch = Path(gate_switch.__file__).resolve()
+    container = docker(
+        "run", "-d", "--init", "--shm-size=2g", "-p", "127.0.0.1::8000", "-e", "BRINGUP_BIND=127.0.0.1",
+        "-e", "VLLM_API_KEY", "-e", "PYTHONPATH=/opt/switch", "-v", f"{switch}:/opt/switch/{switch.name}:ro",
+        "--entrypoint", "/opt/venv/bin/python", image, "-c", SWITCHED,
+    )  # fmt: skip
+    stack.callback(docker, "rm", "-f", "-v", container)
+    url = "http://" + docker("port", container, "8000").splitlines()[0]
+
+    def alive() -> bool:
+        return docker("inspect", "-f", "{{.State.Running}}", container) == "true"
+
+    if not probe.wait_healthy(urlsplit(url).port, alive, time.time() + 600)[1]:
+        said = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=False)
+        sys.exit(f"no answer:\n{(said.stdout + said.stderr)[-6000:]}")
+    lines = docker("top", container, "-eo", "pid,args").splitlines()
+    return Server(url, model, next(int(line.split()[0]) for line in lines if SERVER in line))
 
 
-def ratios(by_side: dict[str, list[float]]) -> dict[str, Any]:
-    """With / without: by round, their median and quartiles, and that of the medians."""
-    by_round = [a / b for a, b in zip(by_side["with"], by_side["without"], strict=True)]
-    low, middle, high = statistics.quantiles(by_round, n=4)
-    medians = {name: statistics.median(values) for name, values in by_side.items()}
+def compare(server: Server, rounds: int, streams: int, tokens: int) -> dict[str, Any]:
+    """Both figures of both ways, by round, and what they are as ratios with / without."""
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    costs: dict[str, list[float]] = {way: [] for way in WAYS}
+    for way in WAYS:
+        server.load(way, streams, tokens, "warm up")
+    for index in range(rounds):
+        for way in list(WAYS)[:: 1 if index % 2 else -1]:
+            rate, cost = server.load(way, streams, tokens, f"round {index}")
+            rates[way].append(rate)
+            costs[way].append(cost)
+        print(f"round {index + 1}, with / without: {rates['with'][-1]:.0f} / {rates['without'][-1]:.0f} tokens/s, "
+              f"{costs['with'][-1]:.1f} / {costs['without'][-1]:.1f} us CPU a token", flush=True)  # fmt: skip
+    return {"streams": streams, "tokens": tokens, "tokens/s": ratios(rates), "CPU us/token": ratios(costs)}
+
+
+def ratios(by_way: dict[str, list[float]]) -> dict[str, Any]:
+    """With / without by round: their median, the interval that holds it with 95 %, and their quartiles."""
+    by_round = [a / b for a, b in zip(by_way["with"], by_way["without"], strict=True)]
+    low, _, high = statistics.quantiles(by_round, n=4)
     return {
-        "by_side": by_side, "medians": medians, "of_medians": medians["with"] / medians["without"],
-        "median": middle, "quartiles": [low, high],
+        "by_way": by_way, "median": statistics.median(by_round), "interval": interval(by_round),
+        "quartiles": [low, high],
     }  # fmt: skip
+
+
+def interval(values: list[float]) -> list[float]:
+    """The median's confidence interval of at least 95 %, by order statistics: it supposes nothing about the values."""
+    ordered, n = sorted(values), len(values)
+    tail, out = 0.0, 0
+    while out < n // 2 and tail + math.comb(n, out) / 2**n <= 0.025:
+        tail += math.comb(n, out) / 2**n
+        out += 1
+    out = max(out - 1, 0)
+    return [ordered[out], ordered[n - 1 - out]]
 
 
 def alone(requests: int = 20_000, chunks: int = 200_000) -> dict[str, float]:
@@ -195,19 +196,30 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--image", default="bringup:cpu-tiny-qwen2")
+    parser.add_argument("--url", help="of a server that runs, instead of a container of the image")
+    parser.add_argument("--pid", type=int, help="of that server's API process")
+    parser.add_argument("--model", default="tiny-qwen2")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128, help="of each stream")
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    if bool(given.url) != bool(given.pid):
+        parser.error("--url and --pid belong together")
+    if given.rounds < 6:
+        parser.error("fewer than 6 rounds have no interval")
     found: dict[str, Any] = {"alone": alone()}
     print(f"alone: {found['alone']['request_us']:.1f} us a request, {found['alone']['chunk_us']:.2f} us a chunk")
-    if not given.alone:
-        found["compare"] = compare(given.image, given.rounds)
-        for what in ("chunks/s", "CPU us/chunk"):
-            one = found["compare"][what]
-            low, high = one["quartiles"]
-            print(f"{what}, with / without: {one['median']:.3f}, the median of the rounds (quartiles {low:.3f} to "
-                  f"{high:.3f}); of the medians {one['of_medians']:.3f}")  # fmt: skip
+    with ExitStack() as stack:
+        if not given.alone:
+            server = Server(given.url, given.model, given.pid) if given.url else start(given.image, given.model, stack)
+            found["compare"] = compare(server, given.rounds, given.streams, given.tokens)
+            for what in ("tokens/s", "CPU us/token"):
+                one = found["compare"][what]
+                low, high = one["interval"]
+                print(f"{what}, with / without: {one['median']:.3f}, the median of the rounds (95 %: {low:.3f} to "
+                      f"{high:.3f}; quartiles {one['quartiles'][0]:.3f} to {one['quartiles'][1]:.3f})")  # fmt: skip
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
 

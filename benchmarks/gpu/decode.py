@@ -4,7 +4,8 @@
 usage: decode.py --model DIR --out FILE [--rounds N] [--seed N] [--streams N,...] [--arm NAME[@CACHE]:...] ARM...
 
 The arms are those of start.py. All are started, one after the other, each with --utilization of the GPU (0.12); those
-that are not asked wait, and use nothing. A round asks each of them once, in an order drawn anew: 256 tokens, greedy,
+that are not asked wait, and use nothing. An arm that is named twice is started twice: so much do two starts of one and
+the same differ. A round asks each of them once, in an order drawn anew: 256 tokens, greedy,
 prompts that nobody was asked before. The first two rounds warm up. The ratio is the median over the rounds of an arm's
 rate by the first arm's in that round.
 """
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
@@ -34,21 +36,31 @@ WARM_UP = 2  # rounds
 TOKENS = 256
 
 
-def serve(bench: start.Bench, arm: start.Arm, port: int, stack: ExitStack) -> None:
+def named(arms: Sequence[str]) -> dict[str, str]:
+    """A name for each start, and its arm: the arm's own, with a number from the second on."""
+    count: dict[str, int] = defaultdict(int)
+    found = {}
+    for arm in arms:
+        count[arm] += 1
+        found[arm if count[arm] == 1 else f"{arm}.{count[arm]}"] = arm
+    return found
+
+
+def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitStack) -> None:
     """Start one, wait until it answers, and see to its end.
 
     Raises:
         SystemExit: it does not answer.
     """
-    stem = bench.out.with_name(f"{bench.out.stem}.{arm.name}")
+    stem = bench.out.with_name(f"{bench.out.stem}.{name}")
     argv, environment = start.command_line(bench, arm, stem.with_suffix(".jsonl"), port)
     console = stack.enter_context(stem.with_suffix(".log").open("wb"))
     process = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, env=environment,
                                start_new_session=True, cwd=bench.caches)  # fmt: skip
     stack.callback(end, process)
     if not probe.wait_healthy(port, lambda: process.poll() is None, time.time() + start.DEADLINE)[1]:
-        sys.exit(f"{arm.name} does not answer: {stem.with_suffix('.log')}")
-    print(f"{arm.name} serves on port {port}", flush=True)
+        sys.exit(f"{name} does not answer: {stem.with_suffix('.log')}")
+    print(f"{name} serves on port {port}", flush=True)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -110,11 +122,12 @@ def main() -> int:
                         given.source.resolve(), given.utilization, Gpu())  # fmt: skip
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
-    ports = {name: FIRST_PORT + n for n, name in enumerate(dict.fromkeys(given.arms))}
+    names = named(given.arms)
+    ports = {name: FIRST_PORT + n for n, name in enumerate(names)}
     result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "streams": {}}
     with ExitStack() as stack:
         for name, port in ports.items():
-            serve(bench, known[name], port, stack)
+            serve(bench, known[names[name]], name, port, stack)
         for streams in map(int, given.streams.split(",")):
             found = ask(ports, streams, given.rounds, draw)
             result["streams"][streams] = found

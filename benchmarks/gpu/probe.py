@@ -9,8 +9,9 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 HOST = "127.0.0.1"
@@ -69,7 +70,7 @@ def body(model: str, prompt: str, tokens: int) -> dict[str, Any]:
     }
 
 
-async def complete(port: int, request: dict[str, Any]) -> Answer:
+async def complete(port: int, request: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> Answer:
     """One streamed completion.
 
     Raises:
@@ -80,7 +81,8 @@ async def complete(port: int, request: dict[str, Any]) -> Answer:
     reader, writer = await asyncio.open_connection(HOST, port, limit=2**20)
     writer.write(
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+        b"Content-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"
+        % ("".join(f"{k}: {v}\r\n" for k, v in headers.items()).encode(), len(text), text)
     )
     await writer.drain()
     status = await reader.readline()
@@ -104,11 +106,13 @@ def first_token(port: int, model: str, tokens: int = 32) -> Answer:
     return asyncio.run(asyncio.wait_for(complete(port, body(model, PROMPT, tokens)), 120))
 
 
-async def burst(port: int, model: str, streams: int, tokens: int, label: str) -> dict[str, float]:
+async def burst(
+    port: int, model: str, streams: int, tokens: int, label: str, headers: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, float]:
     """So many completions at once, with prompts made of `label`: tokens, seconds, rate, median time to the first."""
     requests = [body(model, f"{label}, story number {i}: once upon a time", tokens) for i in range(streams)]
     begun = time.perf_counter()
-    answers = await asyncio.gather(*(complete(port, r) for r in requests))
+    answers = await asyncio.gather(*(complete(port, r, headers) for r in requests))
     took = time.perf_counter() - begun
     waits = sorted(a.first - a.sent for a in answers)
     made = sum(a.tokens for a in answers)
