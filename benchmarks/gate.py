@@ -20,7 +20,6 @@ import asyncio
 import importlib
 import json
 import logging
-import math
 import os
 import secrets
 import statistics
@@ -38,6 +37,7 @@ import gate_switch
 from bringup.inside import events, gate
 
 probe: Any = importlib.import_module("gpu.probe")  # beside this file
+spread: Any = importlib.import_module("gpu.spread")
 SWITCHED = """
 import os, sys
 from bringup.inside import __main__ as entry, start
@@ -128,20 +128,9 @@ def ratios(by_way: dict[str, list[float]]) -> dict[str, Any]:
     by_round = [a / b for a, b in zip(by_way["with"], by_way["without"], strict=True)]
     low, _, high = statistics.quantiles(by_round, n=4)
     return {
-        "by_way": by_way, "median": statistics.median(by_round), "interval": interval(by_round),
+        "by_way": by_way, "median": statistics.median(by_round), "interval": spread.interval(by_round),
         "quartiles": [low, high],
     }  # fmt: skip
-
-
-def interval(values: list[float]) -> list[float]:
-    """The median's confidence interval of at least 95 %, by order statistics: it supposes nothing about the values."""
-    ordered, n = sorted(values), len(values)
-    tail, out = 0.0, 0
-    while out < n // 2 and tail + math.comb(n, out) / 2**n <= 0.025:
-        tail += math.comb(n, out) / 2**n
-        out += 1
-    out = max(out - 1, 0)
-    return [ordered[out], ordered[n - 1 - out]]
 
 
 def alone(requests: int = 20_000, chunks: int = 200_000) -> dict[str, float]:

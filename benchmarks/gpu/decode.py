@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Compare decode rates of servers that run at the same time, asked in turns: what the machine does meanwhile hits all.
 
-usage: decode.py --model DIR --out FILE [--rounds N] [--seed N] [--streams N,...] [--arm NAME[@CACHE]:...] ARM...
+usage: decode.py --model DIR --out FILE [--rounds N] [--streams N,...] [--tokens N] [--arm NAME[@CACHE]:...] ARM...
 
 The arms are those of start.py. All are started, one after the other, each with --utilization of the GPU (0.12); those
 that are not asked wait, and use nothing. An arm that is named twice is started twice: so much do two starts of one and
-the same differ. A round asks each of them once, in an order drawn anew: 256 tokens, greedy,
-prompts that nobody was asked before. The first two rounds warm up. The ratio is the median over the rounds of an arm's
-rate by the first arm's in that round.
+the same differ. A round asks each of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that
+nobody was asked before. The first two rounds warm up. An arm's ratio is the median over the rounds of its rate (the
+mean of its starts) by the first arm's in the same round.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median
 from typing import Any
 
 import probe
 import start
+from spread import interval
 from watch import Gpu
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
 WARM_UP = 2  # rounds
-TOKENS = 256
 
 
 def named(arms: Sequence[str]) -> dict[str, str]:
@@ -52,14 +52,14 @@ def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitS
     Raises:
         SystemExit: it does not answer.
     """
-    stem = bench.out.with_name(f"{bench.out.stem}.{name}")
-    argv, environment = start.command_line(bench, arm, stem.with_suffix(".jsonl"), port)
-    console = stack.enter_context(stem.with_suffix(".log").open("wb"))
+    log, records = (bench.out.with_name(f"{bench.out.stem}.{name}{suffix}") for suffix in (".log", ".jsonl"))
+    argv, environment = start.command_line(bench, arm, records, port)
+    console = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, env=environment,
                                start_new_session=True, cwd=bench.caches)  # fmt: skip
     stack.callback(end, process)
     if not probe.wait_healthy(port, lambda: process.poll() is None, time.time() + start.DEADLINE)[1]:
-        sys.exit(f"{name} does not answer: {stem.with_suffix('.log')}")
+        sys.exit(f"{name} does not answer: {log}")
     print(f"{name} serves on port {port}", flush=True)
 
 
@@ -72,28 +72,34 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def ask(ports: dict[str, int], streams: int, rounds: int, draw: random.Random) -> dict[str, list[dict[str, float]]]:
+def ask(
+    ports: dict[str, int], streams: int, tokens: int, rounds: int, draw: random.Random
+) -> dict[str, list[dict[str, float]]]:
     """What each arm did in each round that counts."""
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for n in range(rounds + WARM_UP):
         for name in draw.sample(list(ports), len(ports)):
             label = f"{streams} streams, round {n}, {name}"
-            burst = asyncio.run(probe.burst(ports[name], start.NAME, streams, TOKENS, label))
+            burst = asyncio.run(probe.burst(ports[name], start.NAME, streams, tokens, label))
             if n >= WARM_UP:
                 found[name].append(burst)
     return found
 
 
-def lines(streams: int, found: dict[str, list[dict[str, float]]], first: str) -> list[str]:
-    """A line an arm: its rate, and its ratio to the first arm with the middle half of the rounds."""
+def lines(streams: int, found: dict[str, list[dict[str, float]]], names: dict[str, str]) -> list[str]:
+    """A line a start: its rate; then a line an arm: its ratio to the first one."""
     said = []
-    for name, bursts in found.items():
-        rates = [b["tok_s"] for b in bursts]
-        ratios = [a / b["tok_s"] for a, b in zip(rates, found[first], strict=True)]
-        low, _, high = quantiles(ratios, n=4)
-        first_token = median(b["ttft_median"] for b in bursts) * 1000
-        said.append(f"{streams:3} streams  {name:12} {median(rates):8.1f} tok/s  first token {first_token:6.1f} ms  "
-                    f"ratio to {first} {median(ratios):.3f} ({low:.3f}-{high:.3f})")  # fmt: skip
+    for name in names:
+        first_token = median(b["ttft_median"] for b in found[name]) * 1000
+        rate = median(b["tok_s"] for b in found[name])
+        said.append(f"{streams:3} streams  {name:12} {rate:8.1f} tok/s  first token {first_token:6.1f} ms")
+    rounds = range(len(found[next(iter(names))]))
+    arms = list(dict.fromkeys(names.values()))
+    means = {a: [mean(found[n][r]["tok_s"] for n in names if names[n] == a) for r in rounds] for a in arms}
+    for arm in arms[1:]:
+        ratios = [a / b for a, b in zip(means[arm], means[arms[0]], strict=True)]
+        low, high = interval(ratios)
+        said.append(f"{streams:3} streams  {arm:12} by {arms[0]}: {median(ratios):.3f} (95 %: {low:.3f} to {high:.3f})")
     return said
 
 
@@ -110,6 +116,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", default="1,64")
+    parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
@@ -124,14 +131,14 @@ def main() -> int:
     draw = random.Random(given.seed)  # noqa: S311 - an order
     names = named(given.arms)
     ports = {name: FIRST_PORT + n for n, name in enumerate(names)}
-    result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "streams": {}}
+    result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "streams": {}}
     with ExitStack() as stack:
         for name, port in ports.items():
             serve(bench, known[names[name]], name, port, stack)
         for streams in map(int, given.streams.split(",")):
-            found = ask(ports, streams, given.rounds, draw)
+            found = ask(ports, streams, given.tokens, given.rounds, draw)
             result["streams"][streams] = found
-            print("\n".join(lines(streams, found, given.arms[0])), flush=True)
+            print("\n".join(lines(streams, found, names)), flush=True)
             given.out.write_text(json.dumps(result), "utf-8")
     return 0
 

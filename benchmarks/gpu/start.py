@@ -91,7 +91,7 @@ def arms(extra: list[str]) -> dict[str, Arm]:
     for text in extra:
         head, _, rest = text.partition(":")
         name, _, cache = head.partition("@")
-        variables = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
+        variables = dict(pair.split("=", 1) for pair in re.split(r",(?=[A-Z_]+=)", rest) if pair)  # values hold commas
         made[name] = Arm(name, True, cache or name, variables)
     return made
 
