@@ -364,6 +364,19 @@ def test_the_engine_starts_while_the_tokenizer_loads(llm: Any, log: Path) -> Non
     assert {"engine ready", "tokenizer"} <= set(seen)
 
 
+def test_the_engine_has_a_head_start(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr("bringup.inside.serve.time", SimpleNamespace(sleep=paused.append))
+    told_before: list[list[float]] = []
+
+    def renderer(_: Any) -> Any:
+        told_before.append(paused[:])
+        return llm.Renderer()
+
+    llm.AsyncLLM.from_vllm_config(config(renderer=renderer))
+    assert told_before == [[serve.HEAD_START]]
+
+
 def test_each_engine_is_used_once_and_only_for_its_configuration(llm: Any) -> None:
     first, second = config(), config()
     one = llm.AsyncLLM.from_vllm_config(first).engine_core
