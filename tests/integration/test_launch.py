@@ -42,6 +42,22 @@ while time.monotonic() < end:
 sys.exit(1)
 """
 
+# Whether the image's pack is used, who answers transformers' question about its models, and the answer.
+SCAN = """
+import sys
+from bringup.inside import pack
+used = pack.install() is not None if "pack" in sys.argv else False
+import transformers.models
+from transformers.utils import import_utils
+scan = getattr(import_utils, pack.SCAN)
+found = scan(transformers.models.__spec__.origin)
+def in_order(x):
+    if isinstance(x, dict):
+        x = x.items()
+    return x if isinstance(x, str) else sorted(map(in_order, x), key=repr)
+print(used, scan.__module__, len(found), in_order(found))
+"""
+
 
 class Server(VLLMContainer):
     """A container of the image, and what it answered when it was asked."""
@@ -142,6 +158,15 @@ def test_each_process_has_the_title_that_vllm_gives_it(full: Server) -> None:
     assert len(full.titled("VLLM::EngineCore")) == 1
     assert full.titled("VLLM::standby") == []
     assert len([args for args in full.processes() if " -m bringup.inside.serve" in args]) == 1
+
+
+def test_the_pack_tells_what_transformers_would_find_itself(full: Server) -> None:
+    packed, searched = (execute(full.raw, "/opt/venv/bin/python", "-c", SCAN, word) for word in ("pack", "search"))
+    assert (packed.code, searched.code) == (0, 0), packed.err + searched.err
+    used, who, count, found = packed.out.split(" ", 3)
+    assert (used, who) == ("True", "bringup.inside.pack")
+    assert int(count) > 100
+    assert searched.out.split(" ", 3) == ["False", "transformers.utils.import_utils", count, found]
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,67 @@ def test_what_the_distributions_say_is_remembered(packed: Path) -> None:
     assert "pytest" in now
 
 
+SCANNER = """
+calls = []
+def create_import_structure_from_path(path):
+    calls.append(str(path))
+    return {"albert": {frozenset(): {"configuration_albert": {"AlbertConfig"}}}}
+"""
+
+
+@pytest.fixture
+def scanned(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A pack made with a transformers that scans its models; nothing of it is imported."""
+    names = ("transformers", "transformers.utils", pack.SCANNER, pack.SCANNED)
+    for name in names[:2] + names[3:]:
+        (site / name.replace(".", "/")).mkdir()
+        (site / name.replace(".", "/") / "__init__.py").write_text("")
+    (site / "transformers/utils/import_utils.py").write_text(SCANNER)
+    for source in (site / "transformers").rglob("*.py"):
+        py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    kept = {n: sys.modules.pop(n) for n in names if n in sys.modules}
+    modules = [importlib.import_module(name) for name in names]
+    file = tmp_path / "scanned.pack"
+    pack.write(file, modules, pack.installation(), pack.directories())
+    for name in names:
+        sys.modules.pop(name)
+    yield file
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(kept)
+
+
+def test_what_transformers_finds_in_its_models_is_remembered(site: Path, scanned: Path, tmp_path: Path) -> None:
+    assert pack.install(scanned)
+    scanner = importlib.import_module(pack.SCANNER)
+    models = site / "transformers/models"
+    found = scanner.create_import_structure_from_path(models)
+    assert found == {"albert": {frozenset(): {"configuration_albert": {"AlbertConfig"}}}}
+    found.clear()  # whoever asks may change it
+    assert scanner.create_import_structure_from_path(str(models / "__init__.py"))["albert"]
+    assert scanner.calls == []
+    assert scanner.create_import_structure_from_path(tmp_path)
+    assert scanner.calls == [str(tmp_path)]
+
+
+def test_a_transformers_that_scans_in_another_way_is_left_alone(scanned: Path) -> None:
+    made = pack.install(scanned)
+    assert made is not None
+    other = ModuleType(pack.SCANNER)
+    made.answer_scan(other)
+    assert not hasattr(other, pack.SCAN)
+
+
+def test_a_pack_without_transformers_tells_nothing(packed: Path) -> None:
+    made = pack.install(packed)
+    assert made is not None
+    assert made.scanned == ("", b"")
+    scanner = ModuleType(pack.SCANNER)
+    setattr(scanner, pack.SCAN, len)
+    made.answer_scan(scanner)
+    assert getattr(scanner, pack.SCAN) is len
+
+
 def test_another_installation_leaves_it_out(site: Path, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (site / "packed_one-2.0.dist-info").mkdir()
     assert pack.install(packed) is None
