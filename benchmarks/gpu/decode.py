@@ -119,6 +119,8 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
+    if given.rounds < 6:
+        parser.error("fewer than 6 rounds have no interval")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
     known = start.arms(given.arm)
     if unknown := set(given.arms) - set(known):

@@ -23,6 +23,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.machinery import ExtensionFileLoader, ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -103,7 +104,10 @@ class Pack:
 
         def told(path: Any) -> Any:
             place = os.path.dirname(path) if os.path.isfile(path) else os.fspath(path)  # noqa: PTH113, PTH120
-            return marshal.loads(found) if place == directory else scan(path)  # noqa: S302 - of the pack
+            with suppress(EOFError, ValueError, TypeError):  # a damaged pack
+                if place == directory:
+                    return marshal.loads(found)  # noqa: S302 - as the code is
+            return scan(path)
 
         setattr(scanner, SCAN, told)
 

@@ -152,6 +152,16 @@ def test_what_transformers_finds_in_its_models_is_remembered(site: Path, scanned
     assert scanner.calls == [str(tmp_path)]
 
 
+def test_of_a_damaged_pack_nothing_is_told(site: Path, scanned: Path) -> None:
+    made = pack.install(scanned)
+    assert made is not None
+    made.scanned = (made.scanned[0], made.scanned[1][:-9])
+    scanner = importlib.import_module(pack.SCANNER)
+    models = site / "transformers/models"
+    assert scanner.create_import_structure_from_path(models)["albert"]
+    assert scanner.calls == [str(models)]
+
+
 def test_a_transformers_that_scans_in_another_way_is_left_alone(scanned: Path) -> None:
     made = pack.install(scanned)
     assert made is not None
