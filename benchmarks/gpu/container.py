@@ -3,10 +3,11 @@
 
 usage: container.py --out DIR [--model NAME] [--image IMAGE] [--rounds N] [--gpu all|CDI-DEVICE] [STEP...]
 
-STEP is plain or ours, with +cold (its volume of caches is removed first); by default a cold one of each, then warm
-ones. `doctor` comes first and `bench serve` last, while the server of the last step still runs. The image is there
-already: `bringup build` makes it. Times are by this program's clock, from the engine's word that the container started
-(State.StartedAt) and from the command itself, to the first 200 and to the first streamed token.
+STEP is plain, ours, or ours with a profile (fast, default, eager), with +cold (its volume of caches is removed first);
+by default a cold one of plain and of ours, then warm ones. All profiles share one volume. `doctor` comes first and
+`bench serve` last, while the server of the last step still runs. The image is there already: `bringup build` makes it.
+Times are by this program's clock, from the engine's word that the container started (State.StartedAt) and from the
+command itself, to the first 200 and to the first streamed token.
 Run it with the python that has bringup installed; it uses the compose project "gpubench".
 """
 
@@ -30,6 +31,7 @@ import probe
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = "gpubench"
 PLAIN, VOLUME = "gpubench-plain", "gpubench-plain-caches"
+PROFILES = ("fast", "default", "eager")
 DEADLINE = 400.0
 LOOK_EVERY = 3.0  # seconds between two looks at the container: each takes a moment of the machine that is measured
 
@@ -71,13 +73,13 @@ def plain_command(bench: Bench) -> list[str]:
     return [*run, "--port", "8000", "--gpu-memory-utilization", "0.6"]
 
 
-def ours_command(bench: Bench) -> list[str]:
-    """`bringup up`, which verifies and writes its evidence too."""
+def ours_command(bench: Bench, profile: str) -> list[str]:
+    """`bringup up`, which verifies and writes its evidence too; "ours" is its own choice of a profile."""
     run = bringup(
         "up", "--project", PROJECT, "--port", str(bench.port), "--flavour", bench.flavour, "--model", bench.model
     )
     run += ["--image", bench.image, "--gpu-memory-utilization", "0.6", "--artifacts", str(bench.out / "bundles")]
-    return run + list(bench.up_args)
+    return run + (["--profile", profile] if profile in PROFILES else []) + list(bench.up_args)
 
 
 def remove(name: str, *, volumes: bool) -> None:
@@ -114,10 +116,10 @@ def run(bench: Bench, step: str, number: int) -> dict[str, Any]:
     """One start; the server is left running."""
     name, *marks = step.split("+")
     for other in ("plain", "ours"):
-        remove(other, volumes=other == name and "cold" in marks)
+        remove(other, volumes=(other == "plain") == (name == "plain") and "cold" in marks)
     stem = bench.out / f"{number}.{name}.{'-'.join(marks) or 'warm'}"
     asked = time.time()
-    argv = plain_command(bench) if name == "plain" else ours_command(bench)
+    argv = plain_command(bench) if name == "plain" else ours_command(bench, name)
     with stem.with_name(stem.name + ".command.txt").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
 
@@ -174,6 +176,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="warm rounds")
     parser.add_argument("steps", nargs="*", metavar="STEP")
     given = parser.parse_args()
+    steps = given.steps or ["plain+cold", "ours+cold", *["plain", "ours"] * given.rounds]
+    if unknown := {s.split("+")[0] for s in steps} - {"plain", "ours", *PROFILES}:
+        parser.error(f"no such step: {', '.join(sorted(unknown))}")
     if not shutil.which("docker"):
         parser.error("there is no docker command")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
@@ -183,7 +188,6 @@ def main() -> int:
     bench = Bench(given.model, image, out, given.gpu, given.flavour, given.port, tuple(shlex.split(given.up_args)))
     doctor = bringup("doctor", "--flavour", bench.flavour, "--model", bench.model, "--image", image)
     print("doctor: exit", call(*doctor, file=out / "doctor.txt").returncode, flush=True)
-    steps = given.steps or ["plain+cold", "ours+cold", *["plain", "ours"] * given.rounds]
     failed = 0
     try:
         for number, step in enumerate(steps):
@@ -193,7 +197,7 @@ def main() -> int:
         serve = bringup(
             "bench", "serve", "--project", PROJECT, "--port", str(bench.port), "--artifacts", str(out / "bundles")
         )
-        if steps[-1].startswith("ours"):
+        if not steps[-1].startswith("plain"):
             print("bench serve: exit", call(*serve, file=out / "bench-serve.txt").returncode, flush=True)
     finally:
         for name in ("plain", "ours"):
