@@ -336,12 +336,21 @@ def config(**changed: Any) -> SimpleNamespace:
 
 
 @pytest.fixture
-def llm(vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module of AsyncLLM, after a start with this part alone."""
+def llm(vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module of AsyncLLM, after a start with this part alone; no tokenizer's thread is left to the next test."""
     monkeypatch.setenv(VARIABLE, "overlap")
+    monkeypatch.setattr(serve, "HEAD_START", 0.01)
     serve.main(["--model", "/m"])
     module().told.clear()
-    return sys.modules["vllm.v1.engine.async_llm"]
+    yield sys.modules["vllm.v1.engine.async_llm"]
+    wait_for_tokenizers()
+
+
+def wait_for_tokenizers() -> None:
+    """The mark is the last that such a thread does."""
+    for thread in threading.enumerate():
+        if thread.name == "tokenizer":
+            thread.join(60)
 
 
 def test_the_engine_starts_while_the_tokenizer_loads(llm: Any, log: Path) -> None:
@@ -356,9 +365,7 @@ def test_the_engine_starts_while_the_tokenizer_loads(llm: Any, log: Path) -> Non
     assert isinstance(made.renderer, llm.Renderer)
     assert made.engine_core.config is given
     assert sorted(module().told, key=str) == [("engine", "uniproc", True), "renderer", "warmup"]
-    for thread in threading.enumerate():
-        if thread.name == "tokenizer":
-            thread.join(60)  # its mark is the last that it does
+    wait_for_tokenizers()
     seen = reached(log)
     assert seen[:2] == ["api imports", "config made"]
     assert {"engine ready", "tokenizer"} <= set(seen)
