@@ -3,11 +3,11 @@
     eval "$(./scripts/engine env)"
     python benchmarks/gate.py --image bringup:cpu-tiny-qwen2 --json gate.json
     python benchmarks/gate.py --alone     # no engine needed: CPU time of the middleware, by request and by chunk
-    python benchmarks/gate.py --url http://127.0.0.1:8000 --model NAME --pid PID    # a server that runs already
+    python benchmarks/gate.py --port 8000 --model NAME --pid PID    # a server that runs already, on this machine
 
 Two servers of the same kind differ by more than the gate can cost. So there is one, whose middleware is the gate with a
 way past it (gate_switch.py); a round asks it both ways, in the other order each time. Past the gate there is no line a
-request either. `--url` needs a server with `--middleware gate_switch.Switch`, and VLLM_API_KEY where that does.
+request either. `--port` needs a server with `--middleware gate_switch.Switch`, and VLLM_API_KEY where that does.
 
 Two figures a round: tokens a second, and the CPU time a token of the thread that the gate runs in, the API server's
 event loop, which other work on the machine moves less.
@@ -30,7 +30,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gate_switch
 
@@ -59,13 +58,13 @@ class Server:
     """A server with the switch, and how to ask it.
 
     Args:
-        url: where it answers; HTTP.
+        port: where it answers, on this machine.
         model: what it calls its model.
         pid: of its API process, on this machine.
     """
 
-    def __init__(self, url: str, model: str, pid: int) -> None:
-        self.port, self.model, self.pid = urlsplit(url).port or 80, model, pid
+    def __init__(self, port: int, model: str, pid: int) -> None:
+        self.port, self.model, self.pid = port, model, pid
         key = os.environ.get("VLLM_API_KEY")
         self._key = {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -95,16 +94,16 @@ def start(image: str, model: str, stack: ExitStack) -> Server:
         "--entrypoint", "/opt/venv/bin/python", image, "-c", SWITCHED,
     )  # fmt: skip
     stack.callback(docker, "rm", "-f", "-v", container)
-    url = "http://" + docker("port", container, "8000").splitlines()[0]
+    port = int(docker("port", container, "8000").splitlines()[0].rpartition(":")[2])
 
     def alive() -> bool:
         return docker("inspect", "-f", "{{.State.Running}}", container) == "true"
 
-    if not probe.wait_healthy(urlsplit(url).port, alive, time.time() + 600)[1]:
+    if not probe.wait_healthy(port, alive, time.time() + 600)[1]:
         said = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=False)
         sys.exit(f"no answer:\n{(said.stdout + said.stderr)[-6000:]}")
     lines = docker("top", container, "-eo", "pid,args").splitlines()
-    return Server(url, model, next(int(line.split()[0]) for line in lines if SERVER in line))
+    return Server(port, model, next(int(line.split()[0]) for line in lines if SERVER in line))
 
 
 def compare(server: Server, rounds: int, streams: int, tokens: int) -> dict[str, Any]:
@@ -185,24 +184,24 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--image", default="bringup:cpu-tiny-qwen2")
-    parser.add_argument("--url", help="of a server that runs, instead of a container of the image")
+    parser.add_argument("--port", type=int, help="of a server that runs, instead of a container of the image")
     parser.add_argument("--pid", type=int, help="of that server's API process")
     parser.add_argument("--model", default="tiny-qwen2")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=spread.enough_rounds, default=20)
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="of each stream")
     parser.add_argument("--alone", action="store_true")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    if bool(given.url) != bool(given.pid):
-        parser.error("--url and --pid belong together")
-    if given.rounds < 6:
-        parser.error("fewer than 6 rounds have no interval")
+    if bool(given.port) != bool(given.pid):
+        parser.error("--port and --pid belong together")
     found: dict[str, Any] = {"alone": alone()}
     print(f"alone: {found['alone']['request_us']:.1f} us a request, {found['alone']['chunk_us']:.2f} us a chunk")
     with ExitStack() as stack:
         if not given.alone:
-            server = Server(given.url, given.model, given.pid) if given.url else start(given.image, given.model, stack)
+            server = (
+                Server(given.port, given.model, given.pid) if given.port else start(given.image, given.model, stack)
+            )
             found["compare"] = compare(server, given.rounds, given.streams, given.tokens)
             for what in ("tokens/s", "CPU us/token"):
                 one = found["compare"][what]

@@ -115,8 +115,9 @@ def started_at(container: str) -> float:
 def run(bench: Bench, step: str, number: int) -> dict[str, Any]:
     """One start; the server is left running."""
     name, *marks = step.split("+")
+    side = "plain" if name == "plain" else "ours"
     for other in ("plain", "ours"):
-        remove(other, volumes=(other == "plain") == (name == "plain") and "cold" in marks)
+        remove(other, volumes=other == side and "cold" in marks)
     stem = bench.out / f"{number}.{name}.{'-'.join(marks) or 'warm'}"
     asked = time.time()
     argv = plain_command(bench) if name == "plain" else ours_command(bench, name)
@@ -130,18 +131,18 @@ def run(bench: Bench, step: str, number: int) -> dict[str, Any]:
             if code != 0 or time.time() - looked[0] < LOOK_EVERY:
                 return code in (None, 0)
             looked[0] = time.time()
-            return is_running(container_of(name))
+            return is_running(container_of(side))
 
         try:
             _, healthy = probe.wait_healthy(bench.port, alive, asked + DEADLINE)
         except KeyboardInterrupt:  # what it said until then is worth having
-            call("docker", "logs", container_of(name), file=stem.with_name(stem.name + ".log"))
+            call("docker", "logs", container_of(side), file=stem.with_name(stem.name + ".log"))
             raise
         found: dict[str, Any] = {"step": step, "argv": argv, "asked": asked, "first_200": healthy}
         if healthy:
             found["first_token"] = probe.first_token(bench.port, bench.model, 8).first
         found["exit"] = process.wait(DEADLINE)
-    container = container_of(name)
+    container = container_of(side)
     found["container_started"] = started_at(container) if container else 0.0
     if container:
         call("docker", "logs", container, file=stem.with_name(stem.name + ".log"))

@@ -29,7 +29,7 @@ from typing import Any
 
 import probe
 import start
-from spread import interval
+from spread import enough_rounds, interval
 from watch import Gpu
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
@@ -113,14 +113,12 @@ def main() -> int:
     parser.add_argument("--source", type=Path, default=start.ROOT, help="directory that holds the package bringup")
     parser.add_argument("--utilization", default="0.12", help="--gpu-memory-utilization of each")
     parser.add_argument("--arm", action="append", default=[])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=enough_rounds, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", default="1,64")
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
-    if given.rounds < 6:
-        parser.error("fewer than 6 rounds have no interval")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
     known = start.arms(given.arm)
     if unknown := set(given.arms) - set(known):

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 
 OUTSIDE = 0.025  # on each side
+LEAST = 6  # values, with fewer both ends together lie outside more often
+
+
+def enough_rounds(text: str) -> int:
+    """A number of rounds that has an interval, as argparse's `type`."""
+    if (number := int(text)) < LEAST:
+        raise argparse.ArgumentTypeError(f"fewer than {LEAST} rounds have no interval")
+    return number
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """The confidence interval of the median, at least 95 %, by order statistics: it supposes nothing about the values.
 
     Raises:
-        ValueError: fewer than six values have none.
+        ValueError: fewer than `LEAST` values have none.
     """
     ordered, n = sorted(values), len(values)
+    if n < LEAST:
+        raise ValueError(f"{n} values have no such interval, needed are {LEAST}")
     below, out = 0.5**n, 0  # the chance that no more than `out` values lie below the median
-    if below > OUTSIDE:
-        raise ValueError(f"{n} values have no such interval, needed are six")
     while below + math.comb(n, out + 1) * 0.5**n <= OUTSIDE:
         out += 1
         below += math.comb(n, out) * 0.5**n
