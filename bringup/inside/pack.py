@@ -199,10 +199,16 @@ def write(file: Path, imported: Iterable[ModuleType], key: str, places: Sequence
     return len(modules)
 
 
+def _spec(module: ModuleType | None) -> ModuleSpec | None:
+    """A module's spec. Not by getattr: a lazy module would import something to answer."""
+    spec: ModuleSpec | None = getattr(module, "__dict__", {}).get("__spec__")
+    return spec
+
+
 def _scan() -> tuple[str, bytes]:
     """What transformers finds in its models' directory, and which that is; empty where it does not look like that."""
     scan = getattr(sys.modules.get(SCANNER), SCAN, None)
-    spec: ModuleSpec | None = getattr(sys.modules.get(SCANNED), "__dict__", {}).get("__spec__")  # it is lazy
+    spec = _spec(sys.modules.get(SCANNED))
     if scan is None or spec is None or not spec.origin:
         return "", b""
     directory = os.path.dirname(spec.origin)  # noqa: PTH120
@@ -214,8 +220,7 @@ def _scan() -> tuple[str, bytes]:
 
 def _imported(modules: Iterable[ModuleType], places: Sequence[str]) -> Iterator[tuple[str, tuple[str, bool]]]:
     for module in modules:
-        # Not getattr: a lazy module would import something to answer.
-        spec: ModuleSpec | None = getattr(module, "__dict__", {}).get("__spec__")
+        spec = _spec(module)
         if spec is None or type(spec.loader) not in (SourceFileLoader, ExtensionFileLoader) or not spec.origin:
             continue
         ours = spec.name == "__main__" or spec.name.partition(".")[0] == "bringup"
