@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,3 +139,10 @@ def lines(log: Path) -> list[dict[str, Any]]:
 def reached(log: Path) -> list[str]:
     """The marks in server.jsonl, in order."""
     return [e["args"][0] for e in lines(log) if e["msg"] == "reached %s"]
+
+
+def wait_for(name: str) -> None:
+    """Until the threads of this name are done."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(60)

@@ -20,7 +20,7 @@ import pytest
 from bringup.inside import marks, serve, standby
 from bringup.inside.parts import PARTS, VARIABLE, parts
 from bringup.inside.supervise import GATE
-from tests.unit.launchfakes import fake_vllm, reached
+from tests.unit.launchfakes import fake_vllm, reached, wait_for
 
 # runpy says that the module is imported already: it is, and that is the point
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
@@ -343,14 +343,7 @@ def llm(vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch) 
     serve.main(["--model", "/m"])
     module().told.clear()
     yield sys.modules["vllm.v1.engine.async_llm"]
-    wait_for_tokenizers()
-
-
-def wait_for_tokenizers() -> None:
-    """The mark is the last that such a thread does."""
-    for thread in threading.enumerate():
-        if thread.name == "tokenizer":
-            thread.join(60)
+    wait_for("tokenizer")
 
 
 def test_the_engine_starts_while_the_tokenizer_loads(llm: Any, log: Path) -> None:
@@ -365,7 +358,7 @@ def test_the_engine_starts_while_the_tokenizer_loads(llm: Any, log: Path) -> Non
     assert isinstance(made.renderer, llm.Renderer)
     assert made.engine_core.config is given
     assert sorted(module().told, key=str) == [("engine", "uniproc", True), "renderer", "warmup"]
-    wait_for_tokenizers()
+    wait_for("tokenizer")  # its mark is the last that it does
     seen = reached(log)
     assert seen[:2] == ["api imports", "config made"]
     assert {"engine ready", "tokenizer"} <= set(seen)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from bringup.inside import marks, standby
-from tests.unit.launchfakes import fake_vllm, reached
+from tests.unit.launchfakes import fake_vllm, reached, wait_for
 
 PROGRAM = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd={}, pipe_handle={})"
 
@@ -430,13 +430,6 @@ def test_a_vllm_that_freezes_nothing_collects_at_once(vllm: Path, spawned: list[
 
 
 # What the engine does beside the model's load
-
-
-def wait_for(name: str) -> None:
-    """Until the threads of this name are done."""
-    for thread in threading.enumerate():
-        if thread.name == name:
-            thread.join(60)
 
 
 def test_the_engines_tokenizer_loads_while_it_is_built(vllm: Path) -> None:
