@@ -25,7 +25,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from bringup.inside import marks, pack, standby
+from bringup.inside import interpreter, marks, pack, standby
 from bringup.inside.parts import parts
 from bringup.inside.supervise import GATE
 
@@ -230,6 +230,8 @@ def main(argv: list[str]) -> None:
         alone = not any(_WORKERS.fullmatch(word.partition("=")[0]) for word in argv)
         waiting = standby.start(option(argv, "--model"), device=alone)
     packed = pack.install() if "pack" in on else None
+    if "interpreter" in on:
+        interpreter.know_frames()
     if "gc" in on:
         gc.disable()
     if on:
@@ -261,4 +263,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that this one starts, for an engine
     pack.install()
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    (interpreter.roomy(main) if "interpreter" in parts(os.environ) else main)(sys.argv[1:])

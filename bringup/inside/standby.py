@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bringup.inside import marks, pack
+from bringup.inside import interpreter, marks, pack
 from bringup.inside.parts import parts
 
 _PR_SET_PDEATHSIG = 1
@@ -279,8 +279,11 @@ def main(fd: int, directory: str, device: bool = True) -> None:
     with suppress(ImportError):
         # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
-    if "pack" in parts(os.environ):
+    on = parts(os.environ)
+    if "pack" in on:
         pack.install()
+    if "interpreter" in on:
+        interpreter.know_frames()
     warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory, device)
     gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
     with channel:
@@ -294,4 +297,5 @@ def main(fd: int, directory: str, device: bool = True) -> None:
 if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that the engine starts, for a worker
     pack.install()
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1")
+    run = interpreter.roomy(main) if "interpreter" in parts(os.environ) else main
+    run(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1")

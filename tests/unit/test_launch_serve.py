@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import logging
 import multiprocessing.popen_spawn_posix as popen
 import multiprocessing.util as mp_util
@@ -36,6 +37,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handlers, level = logger.handlers[:], logger.level
     monkeypatch.setattr(popen.Popen, "_launch", popen.Popen._launch)  # type: ignore[attr-defined]
     monkeypatch.setattr(mp_util, "spawnv_passfds", mp_util.spawnv_passfds)
+    monkeypatch.setattr(inspect, "getmodule", inspect.getmodule)
     monkeypatch.setattr(sys, "argv", ["serve"])
     for name in (VARIABLE, GATE, "VLLM_WORKER_MULTIPROC_METHOD"):
         monkeypatch.setenv(name, "")  # so that what the start sets is undone
@@ -155,7 +157,7 @@ def test_an_option_is_found(argv: list[str], value: str | None) -> None:
 # A start
 
 
-@pytest.mark.parametrize("word", ["plain", "all", "standby", "overlap", "gc", "inspect", "gate", "prefetch"])
+@pytest.mark.parametrize("word", ["plain", "all", *sorted(PARTS)])
 def test_vllm_gets_its_arguments_as_they_were(
     word: str, vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
