@@ -217,7 +217,8 @@ def become(environment: dict[str, str], fds: list[int]) -> None:
     os.environ.update(environment)
     collect_again_when_ready()
     load_tokenizer_beside()
-    if environment.get("BRINGUP_FLAVOUR") == "gpu":  # on a CPU this process compiles nothing, its worker does
+    if environment.get("BRINGUP_FLAVOUR") == "gpu":  # on a CPU this process computes nothing, its worker does
+        keep_frozen()
         threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
     tracker, pipe, _alive = fds  # the third is closed by the end of this process, and that is its whole use
     sys.argv = ["-c", "--multiprocessing-fork"]
@@ -267,6 +268,28 @@ def collect_again_when_ready() -> None:
         gc.enable()
 
     core.freeze_gc_heap = freeze_and_enable
+
+
+def keep_frozen() -> None:
+    """Leave the imports out of the collections after vLLM's capture of graphs as well.
+
+    vLLM 0.32 freezes the heap for the capture, thaws all of it, collects, and a moment later collects and freezes again
+    for good: twice through what was imported, which stays in any case.
+    """
+    try:
+        worker: Any = importlib.import_module("vllm.v1.worker.gpu_worker").Worker
+        warm_up = worker.compile_or_warm_up_model
+    except (ImportError, AttributeError):  # another release: it collects as it does
+        return
+
+    def warm_up_frozen(self: Any, *args: Any, **given: Any) -> Any:
+        thaw, gc.unfreeze = gc.unfreeze, lambda: None
+        try:
+            return warm_up(self, *args, **given)
+        finally:
+            gc.unfreeze = thaw
+
+    worker.compile_or_warm_up_model = warm_up_frozen
 
 
 def main(fd: int, directory: str, device: bool = True) -> None:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -477,3 +478,57 @@ def test_the_compilers_are_hashed_where_there_are_any(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, triton.__name__, None)
     standby.hash_compilers()
     assert told == ["torch", "triton"]
+
+
+WORKER = """
+import gc
+class Worker:
+    def compile_or_warm_up_model(self, fails=False):
+        gc.freeze()
+        gc.unfreeze()
+        self.frozen = gc.get_freeze_count()
+        if fails:
+            raise MemoryError
+        return "times"
+"""
+
+
+def test_what_is_frozen_stays_so_while_graphs_are_captured(vllm: Path) -> None:
+    place = vllm / "vllm/v1/worker"
+    place.mkdir()
+    (place / "__init__.py").touch()
+    (place / "gpu_worker.py").write_text(WORKER)
+    worker: Any = importlib.import_module("vllm.v1.worker.gpu_worker").Worker()
+    assert worker.compile_or_warm_up_model() == "times"
+    assert worker.frozen == 0, "as vLLM does it"
+    standby.keep_frozen()
+    assert worker.compile_or_warm_up_model() == "times"
+    assert worker.frozen > 1000
+    with pytest.raises(MemoryError):
+        worker.compile_or_warm_up_model(fails=True)
+    gc.unfreeze()  # it thaws again: vLLM does so at its end
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("source", [None, "class Worker:\n    pass\n"])
+def test_another_release_thaws_where_it_does(source: str | None, vllm: Path) -> None:
+    place = vllm / "vllm/v1/worker"
+    place.mkdir()
+    (place / "__init__.py").touch()
+    if source:
+        (place / "gpu_worker.py").write_text(source)
+    standby.keep_frozen()
+    with suppress(ImportError):
+        assert not hasattr(importlib.import_module("vllm.v1.worker.gpu_worker").Worker, "compile_or_warm_up_model")
+
+
+@pytest.mark.parametrize(("flavour", "does"), [("gpu", ["compilers", "frozen"]), ("cpu", [])])
+def test_only_where_this_process_computes(
+    flavour: str, does: list[str], spawned: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(standby, "keep_frozen", lambda: done.append("frozen"))
+    monkeypatch.setattr(standby, "hash_compilers", lambda: done.append("compilers"))
+    standby.become({"BRINGUP_FLAVOUR": flavour}, [11, 12, 13])
+    wait_for("compilers")
+    assert sorted(done) == does
