@@ -14,7 +14,7 @@ import pytest
 
 from bringup.inside import interpreter
 
-DEPTH, CALLS = 300, 20
+DEPTH, CALLS = 300, 200
 
 
 def faults(walk: Callable[[], None]) -> int:
