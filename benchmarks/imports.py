@@ -19,6 +19,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bringup.inside.parts import VARIABLE
+
 spread: Any = importlib.import_module("gpu.spread")  # beside this file
 WAYS = ("gc", "gc,pack", "gc,pack,interpreter")
 PROCESSES = ("api", "engine")
@@ -26,7 +28,8 @@ PROCESSES = ("api", "engine")
 INSIDE = """
 import gc, importlib, json, os, resource, sys, time
 from bringup.inside import interpreter, pack, serve, standby
-process, on = sys.argv[1], sys.argv[2].split(",")
+from bringup.inside.parts import parts
+process, on = sys.argv[1], parts(os.environ)
 names = serve.API if process == "api" else (*standby.ENGINE, *standby.of(os.environ["BRINGUP_FLAVOUR"]))
 
 def imports():
@@ -46,9 +49,7 @@ if "gc" in on:
 cpu, clock = used(), time.monotonic()
 if "pack" in on and pack.install() is None:
     sys.exit("the pack of this image is not for its own installation")
-if "interpreter" in on:
-    interpreter.know_frames()
-(interpreter.roomy(imports) if "interpreter" in on else imports)()
+interpreter.run(imports)
 found = {"cpu": used() - cpu, "wall": time.monotonic() - clock, "modules": len(sys.modules), "left": left}
 gc.collect()
 cpu = used()
@@ -60,8 +61,8 @@ os._exit(0)
 
 def once(image: str, process: str, way: str) -> dict[str, Any]:
     """One process: `cpu`, `wall` and `collection` in seconds, `modules` imported, and what could not be."""
-    argv = ["docker", "run", "--rm", "--workdir", "/", "--entrypoint", "/opt/venv/bin/python", image,
-            "-c", INSIDE, process, way]  # fmt: skip
+    argv = ["docker", "run", "--rm", "--workdir", "/", "--env", f"{VARIABLE}={way}",
+            "--entrypoint", "/opt/venv/bin/python", image, "-c", INSIDE, process]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{process}, {way}: exit {done.returncode}: {done.stderr[-2000:]}")

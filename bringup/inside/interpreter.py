@@ -6,13 +6,24 @@ Without them the imports cost 0.90 of the CPU time; `benchmarks/imports.py` meas
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from bringup.inside.parts import parts
+
 # A frame this large gets a chunk of its own of the next power of two, 1 MiB, and half of that is left for all others.
 ROOM = 1 << 16  # words
+
+
+def run(main: Callable[..., None], *args: object) -> None:
+    """A process's main function, spared both unless BRINGUP_LAUNCH leaves the part out."""
+    if "interpreter" in parts(os.environ):
+        know_frames()
+        main = roomy(main)
+    main(*args)
 
 
 def roomy(function: Callable[..., None]) -> Callable[..., None]:

@@ -230,8 +230,6 @@ def main(argv: list[str]) -> None:
         alone = not any(_WORKERS.fullmatch(word.partition("=")[0]) for word in argv)
         waiting = standby.start(option(argv, "--model"), device=alone)
     packed = pack.install() if "pack" in on else None
-    if "interpreter" in on:
-        interpreter.know_frames()
     if "gc" in on:
         gc.disable()
     if on:
@@ -263,4 +261,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that this one starts, for an engine
     pack.install()
 if __name__ == "__main__":
-    (interpreter.roomy(main) if "interpreter" in parts(os.environ) else main)(sys.argv[1:])
+    interpreter.run(main, sys.argv[1:])

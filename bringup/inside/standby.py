@@ -302,11 +302,8 @@ def main(fd: int, directory: str, device: bool = True) -> None:
     with suppress(ImportError):
         # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
-    on = parts(os.environ)
-    if "pack" in on:
+    if "pack" in parts(os.environ):
         pack.install()
-    if "interpreter" in on:
-        interpreter.know_frames()
     warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory, device)
     gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
     with channel:
@@ -320,5 +317,4 @@ def main(fd: int, directory: str, device: bool = True) -> None:
 if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that the engine starts, for a worker
     pack.install()
 if __name__ == "__main__":
-    run = interpreter.roomy(main) if "interpreter" in parts(os.environ) else main
-    run(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1")
+    interpreter.run(main, int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1")

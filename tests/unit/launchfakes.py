@@ -25,6 +25,18 @@ class EngineCore:
     def __init__(self, vllm_config, *args, **given):
         freeze_gc_heap()
 """,
+    "vllm/v1/worker/__init__.py": "",
+    "vllm/v1/worker/gpu_worker.py": """
+import gc
+class Worker:
+    def compile_or_warm_up_model(self, fails=False):
+        gc.freeze()
+        gc.unfreeze()
+        self.frozen = gc.get_freeze_count()
+        if fails:
+            raise MemoryError
+        return "times"
+""",
     "vllm/tokenizers.py": """
 import vllm
 def cached_tokenizer_from_config(model_config, **given):

@@ -51,6 +51,14 @@ def test_a_function_with_room_is_given_its_arguments_and_may_fail() -> None:
         interpreter.roomy(sys.exit)(3)
 
 
+def frame_of(name: object) -> FrameType:
+    """A frame that says that it is of the module of this name, and is not."""
+    frames: list[FrameType] = []
+    space = {"__name__": name, "frames": frames, "sys": sys}
+    exec(compile("frames.append(sys._getframe())", os.devnull, "exec"), space)  # noqa: S102 - two words of ours
+    return frames[0]
+
+
 @pytest.fixture
 def searched(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What `inspect` itself was asked for, after the change."""
@@ -80,17 +88,13 @@ def test_anything_else_is_left_to_inspect(searched: list[object]) -> None:
     assert inspect.getmodule(Path) is sys.modules[Path.__module__]
     assert inspect.getmodule(walk.__code__) is sys.modules[__name__]
     assert searched[0] is walk
-    frames: list[FrameType] = []
-    space = {"__name__": "json", "frames": frames, "sys": sys}  # a frame that only says that it is of that module
-    exec(compile("frames.append(sys._getframe())", os.devnull, "exec"), space)  # noqa: S102 - two words of ours
-    assert inspect.getmodule(frames[0]) is not sys.modules["json"]
-    assert searched[-1] is frames[0]
+    frame = frame_of("json")
+    assert inspect.getmodule(frame) is not sys.modules["json"]
+    assert searched[-1] is frame
 
 
 @pytest.mark.parametrize("name", [None, "no.such.module", 3])
 def test_a_frame_without_a_module_has_none(name: object, searched: list[object]) -> None:
-    frames: list[FrameType] = []
-    space = {"__name__": name, "frames": frames, "sys": sys}
-    exec(compile("frames.append(sys._getframe())", os.devnull, "exec"), space)  # noqa: S102 - two words of ours
-    assert inspect.getmodule(frames[0]) is None
-    assert searched == frames
+    frame = frame_of(name)
+    assert inspect.getmodule(frame) is None
+    assert searched == [frame]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import inspect
 import logging
 import multiprocessing.popen_spawn_posix as popen
 import multiprocessing.util as mp_util
@@ -37,7 +36,6 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handlers, level = logger.handlers[:], logger.level
     monkeypatch.setattr(popen.Popen, "_launch", popen.Popen._launch)  # type: ignore[attr-defined]
     monkeypatch.setattr(mp_util, "spawnv_passfds", mp_util.spawnv_passfds)
-    monkeypatch.setattr(inspect, "getmodule", inspect.getmodule)
     monkeypatch.setattr(sys, "argv", ["serve"])
     for name in (VARIABLE, GATE, "VLLM_WORKER_MULTIPROC_METHOD"):
         monkeypatch.setenv(name, "")  # so that what the start sets is undone

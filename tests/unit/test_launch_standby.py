@@ -480,24 +480,7 @@ def test_the_compilers_are_hashed_where_there_are_any(monkeypatch: pytest.Monkey
     assert told == ["torch", "triton"]
 
 
-WORKER = """
-import gc
-class Worker:
-    def compile_or_warm_up_model(self, fails=False):
-        gc.freeze()
-        gc.unfreeze()
-        self.frozen = gc.get_freeze_count()
-        if fails:
-            raise MemoryError
-        return "times"
-"""
-
-
 def test_what_is_frozen_stays_so_while_graphs_are_captured(vllm: Path) -> None:
-    place = vllm / "vllm/v1/worker"
-    place.mkdir()
-    (place / "__init__.py").touch()
-    (place / "gpu_worker.py").write_text(WORKER)
     worker: Any = importlib.import_module("vllm.v1.worker.gpu_worker").Worker()
     assert worker.compile_or_warm_up_model() == "times"
     assert worker.frozen == 0, "as vLLM does it"
@@ -512,11 +495,10 @@ def test_what_is_frozen_stays_so_while_graphs_are_captured(vllm: Path) -> None:
 
 @pytest.mark.parametrize("source", [None, "class Worker:\n    pass\n"])
 def test_another_release_thaws_where_it_does(source: str | None, vllm: Path) -> None:
-    place = vllm / "vllm/v1/worker"
-    place.mkdir()
-    (place / "__init__.py").touch()
+    file = vllm / "vllm/v1/worker/gpu_worker.py"
+    file.unlink()
     if source:
-        (place / "gpu_worker.py").write_text(source)
+        file.write_text(source)
     standby.keep_frozen()
     with suppress(ImportError):
         assert not hasattr(importlib.import_module("vllm.v1.worker.gpu_worker").Worker, "compile_or_warm_up_model")
