@@ -7,7 +7,8 @@ The arms are those of start.py. All are started, one after the other, each with 
 that are not asked wait, and use nothing. An arm that is named twice is started twice: so much do two starts of one and
 the same differ. A round asks each of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that
 nobody was asked before. The first two rounds warm up. An arm's ratio is the median over the rounds of its rate (the
-mean of its starts) by the first arm's in the same round.
+mean of its starts) by the first arm's in the same round. So is the CPU time a token of the thread that serves the API,
+the event loop: the machine moves it less than the rate, and with many streams the rate depends on it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -30,10 +32,24 @@ from typing import Any
 import probe
 import start
 from spread import enough_rounds, interval
-from watch import Gpu
+from watch import Gpu, command, family
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
 WARM_UP = 2  # rounds
+API = ("vllm.entrypoints.openai.api_server", "bringup.inside.serve")
+FIGURES = (("tok_s", "tokens/s"), ("cpu_us", "CPU time a token"))
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it answers, and the process that does."""
+
+    port: int
+    pid: int
+
+    def used(self) -> float:
+        """CPU seconds of the API process's first thread so far; first field of /proc/PID/schedstat."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text("ascii").split()[0]) / 1e9
 
 
 def named(arms: Sequence[str]) -> dict[str, str]:
@@ -46,7 +62,7 @@ def named(arms: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitStack) -> None:
+def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitStack) -> Server:
     """Start one, wait until it answers, and see to its end.
 
     Raises:
@@ -58,9 +74,12 @@ def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitS
     process = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, env=environment,
                                start_new_session=True, cwd=bench.caches)  # fmt: skip
     stack.callback(end, process)
-    if not probe.wait_healthy(port, lambda: process.poll() is None, time.time() + start.DEADLINE)[1]:
+    asked = time.time()
+    healthy = probe.wait_healthy(port, lambda: process.poll() is None, asked + start.DEADLINE)[1]
+    if not healthy:
         sys.exit(f"{name} does not answer: {log}")
-    print(f"{name} serves on port {port}", flush=True)
+    print(f"{name} serves on port {port} after {healthy - asked:.2f} s", flush=True)
+    return Server(port, next(pid for pid in family(process.pid) if any(word in command(pid) for word in API)))
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -73,33 +92,38 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def ask(
-    ports: dict[str, int], streams: int, tokens: int, rounds: int, draw: random.Random
+    servers: dict[str, Server], streams: int, tokens: int, rounds: int, draw: random.Random
 ) -> dict[str, list[dict[str, float]]]:
     """What each arm did in each round that counts."""
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for n in range(rounds + WARM_UP):
-        for name in draw.sample(list(ports), len(ports)):
-            label = f"{streams} streams, round {n}, {name}"
-            burst = asyncio.run(probe.burst(ports[name], start.NAME, streams, tokens, label))
+        for name in draw.sample(list(servers), len(servers)):
+            label, server = f"{streams} streams, round {n}, {name}", servers[name]
+            before = server.used()
+            burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
+            burst["cpu_us"] = (server.used() - before) / burst["tokens"] * 1e6
             if n >= WARM_UP:
                 found[name].append(burst)
     return found
 
 
 def lines(streams: int, found: dict[str, list[dict[str, float]]], names: dict[str, str]) -> list[str]:
-    """A line a start: its rate; then a line an arm: its ratio to the first one."""
+    """A line a start: its figures; then lines of each arm: its ratios to the first one."""
     said = []
     for name in names:
         first_token = median(b["ttft_median"] for b in found[name]) * 1000
-        rate = median(b["tok_s"] for b in found[name])
-        said.append(f"{streams:3} streams  {name:12} {rate:8.1f} tok/s  first token {first_token:6.1f} ms")
+        rate, cpu = (median(b[figure] for b in found[name]) for figure, _ in FIGURES)
+        said.append(f"{streams:3} streams  {name:12} {rate:8.1f} tok/s  first token {first_token:6.1f} ms  "
+                    f"{cpu:6.1f} us of CPU a token")  # fmt: skip
     rounds = range(len(found[next(iter(names))]))
     arms = list(dict.fromkeys(names.values()))
-    means = {a: [mean(found[n][r]["tok_s"] for n in names if names[n] == a) for r in rounds] for a in arms}
-    for arm in arms[1:]:
-        ratios = [a / b for a, b in zip(means[arm], means[arms[0]], strict=True)]
-        low, high = interval(ratios)
-        said.append(f"{streams:3} streams  {arm:12} by {arms[0]}: {median(ratios):.3f} (95 %: {low:.3f} to {high:.3f})")
+    for figure, called in FIGURES:
+        means = {a: [mean(found[n][r][figure] for n in names if names[n] == a) for r in rounds] for a in arms}
+        for arm in arms[1:]:
+            ratios = [a / b for a, b in zip(means[arm], means[arms[0]], strict=True)]
+            low, high = interval(ratios)
+            said.append(f"{streams:3} streams  {arm:12} by {arms[0]}, {called}: {median(ratios):.3f} "
+                        f"(95 %: {low:.3f} to {high:.3f})")  # fmt: skip
     return said
 
 
@@ -130,13 +154,13 @@ def main() -> int:
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
     names = named(given.arms)
-    ports = {name: FIRST_PORT + n for n, name in enumerate(names)}
     result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "streams": {}}
     with ExitStack() as stack:
-        for name, port in ports.items():
-            serve(bench, known[names[name]], name, port, stack)
+        servers = {
+            name: serve(bench, known[arm], name, FIRST_PORT + n, stack) for n, (name, arm) in enumerate(names.items())
+        }
         for streams in map(int, given.streams.split(",")):
-            found = ask(ports, streams, given.tokens, given.rounds, draw)
+            found = ask(servers, streams, given.tokens, given.rounds, draw)
             result["streams"][streams] = found
             print("\n".join(lines(streams, found, names)), flush=True)
             given.out.write_text(json.dumps(result), "utf-8")

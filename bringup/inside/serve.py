@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bringup.inside import interpreter, marks, pack, standby
@@ -219,6 +220,14 @@ def use(part: str, change: Callable[[], object]) -> bool:
     return True
 
 
+def install_pack(file: Path = pack.PACK) -> pack.Pack | None:
+    """The image's pack; where there is one that cannot be used, people are told why their start is slower."""
+    packed = pack.install(file)
+    if packed is None and file.exists():
+        marks.left_out("import pack", f"{file} is damaged, or was made for another sys.path or other packages")
+    return packed
+
+
 def main(argv: list[str]) -> None:
     """Serve."""
     on = parts(os.environ)
@@ -229,7 +238,7 @@ def main(argv: list[str]) -> None:
     if "standby" in on and spawns:
         alone = not any(_WORKERS.fullmatch(word.partition("=")[0]) for word in argv)
         waiting = standby.start(option(argv, "--model"), device=alone)
-    packed = pack.install() if "pack" in on else None
+    packed = install_pack() if "pack" in on else None
     if "gc" in on:
         gc.disable()
     if on:

@@ -188,7 +188,15 @@ def test_the_answers_are_those_of_vllms_own_way(full: Server, plain: Server) -> 
 
 @pytest.fixture(scope="module")
 def gone(image: str) -> Iterator[Server]:
-    yield from serving(WithoutStandby(image))
+    # Something that is on sys.path here and was not when the image was built.
+    yield from serving(WithoutStandby(image).with_env("PYTHONPATH", "/srv"))
+
+
+def test_a_pack_that_is_not_used_is_told(gone: Server, full: Server) -> None:
+    told = {s: [r["args"] for r in s.records() if r["msg"] == "%s left out: %s"] for s in (full, gone)}
+    assert told[full] == []
+    assert [part for part, _ in told[gone]] == ["import pack", "standby"]
+    assert b"bringup: import pack left out: /opt/bringup/imports.pack is damaged, or was made" in gone.raw.logs()
 
 
 def test_without_its_standby_it_serves_the_same(gone: Server, full: Server) -> None:

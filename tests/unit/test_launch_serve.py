@@ -219,6 +219,16 @@ def test_a_host_that_refuses_a_standby_serves_without(vllm: Path, monkeypatch: p
     assert patched()["standby"] is False
 
 
+def test_a_pack_that_cannot_be_used_is_told_and_none_is_no_matter(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve.install_pack(tmp_path / "none") is None
+    assert capsys.readouterr().err == ""
+    (tmp_path / "torn").write_bytes(b"bringup")
+    assert serve.install_pack(tmp_path / "torn") is None
+    assert f"import pack left out: {tmp_path}/torn is damaged, or was made for another" in capsys.readouterr().err
+
+
 def test_no_garbage_is_collected_while_it_imports(vllm: Path, started: list[str | None]) -> None:
     file = vllm / "vllm/entrypoints/openai/api_server.py"
     file.write_text(file.read_text() + "\nimport gc\nvllm.told.append(('gc', gc.isenabled()))\n")
