@@ -37,6 +37,7 @@ from bringup.inside import events, gate
 
 probe: Any = importlib.import_module("gpu.probe")  # beside this file
 spread: Any = importlib.import_module("gpu.spread")
+watch: Any = importlib.import_module("gpu.watch")
 SWITCHED = """
 import os, sys
 from bringup.inside import __main__ as entry, start
@@ -70,14 +71,10 @@ class Server:
 
     def load(self, way: str, streams: int, tokens: int, label: str) -> tuple[float, float]:
         """So many streams at once: tokens a second, and CPU microseconds a token."""
-        before = self._used()
+        before = watch.cpu_seconds(self.pid)
         headers = self._key | WAYS[way]
         burst = asyncio.run(probe.burst(self.port, self.model, streams, tokens, f"{label} {way}", headers))
-        return burst["tok_s"], (self._used() - before) / burst["tokens"] * 1e6
-
-    def _used(self) -> float:
-        """CPU seconds of the API process's first thread so far."""
-        return int(Path(f"/proc/{self.pid}/schedstat").read_text("ascii").split()[0]) / 1e9
+        return burst["tok_s"], (watch.cpu_seconds(self.pid) - before) / burst["tokens"] * 1e6
 
 
 def start(image: str, model: str, stack: ExitStack) -> Server:

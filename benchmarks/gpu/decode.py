@@ -32,7 +32,7 @@ from typing import Any
 import probe
 import start
 from spread import enough_rounds, interval
-from watch import Gpu, command, family
+from watch import Gpu, command, cpu_seconds, family
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
 WARM_UP = 2  # rounds
@@ -46,10 +46,6 @@ class Server:
 
     port: int
     pid: int
-
-    def used(self) -> float:
-        """CPU seconds of the API process's first thread so far; first field of /proc/PID/schedstat."""
-        return int(Path(f"/proc/{self.pid}/schedstat").read_text("ascii").split()[0]) / 1e9
 
 
 def named(arms: Sequence[str]) -> dict[str, str]:
@@ -71,10 +67,10 @@ def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitS
     log, records = (bench.out.with_name(f"{bench.out.stem}.{name}{suffix}") for suffix in (".log", ".jsonl"))
     argv, environment = start.command_line(bench, arm, records, port)
     console = stack.enter_context(log.open("wb"))
+    asked = time.time()
     process = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, env=environment,
                                start_new_session=True, cwd=bench.caches)  # fmt: skip
     stack.callback(end, process)
-    asked = time.time()
     healthy = probe.wait_healthy(port, lambda: process.poll() is None, asked + start.DEADLINE)[1]
     if not healthy:
         sys.exit(f"{name} does not answer: {log}")
@@ -99,9 +95,9 @@ def ask(
     for n in range(rounds + WARM_UP):
         for name in draw.sample(list(servers), len(servers)):
             label, server = f"{streams} streams, round {n}, {name}", servers[name]
-            before = server.used()
+            before = cpu_seconds(server.pid)
             burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
-            burst["cpu_us"] = (server.used() - before) / burst["tokens"] * 1e6
+            burst["cpu_us"] = (cpu_seconds(server.pid) - before) / burst["tokens"] * 1e6
             if n >= WARM_UP:
                 found[name].append(burst)
     return found

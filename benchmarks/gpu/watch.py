@@ -47,6 +47,11 @@ def command(pid: int) -> str:
         return ""
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process's first thread so far, to the nanosecond; first field of /proc/PID/schedstat."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0]) / 1e9
+
+
 class Gpu:
     """The first GPU by NVML; without one, nothing is sampled."""
 
