@@ -7,8 +7,10 @@ The arms are those of start.py. All are started, one after the other, each with 
 that are not asked wait, and use nothing. An arm that is named twice is started twice: so much do two starts of one and
 the same differ. A round asks each of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that
 nobody was asked before. The first two rounds warm up. An arm's ratio is the median over the rounds of its rate (the
-mean of its starts) by the first arm's in the same round. So is the CPU time a token of the thread that serves the API,
-the event loop: the machine moves it less than the rate, and with many streams the rate depends on it.
+mean of its starts) by the first arm's in the same round. So is the CPU time a token of two threads: the event loop
+that serves the API, and the engine's. What the machine does meanwhile only ever slows a burst down, so there is the
+ratio of the best bursts of every five rounds as well. With --cpus these two threads of every server run on the same two
+CPUs, and the client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +34,26 @@ from typing import Any
 
 import probe
 import start
-from spread import enough_rounds, interval
+from spread import LEAST, enough_rounds, interval
 from watch import Gpu, command, cpu_seconds, family
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
 WARM_UP = 2  # rounds
-API = ("vllm.entrypoints.openai.api_server", "bringup.inside.serve")
-FIGURES = (("tok_s", "tokens/s"), ("cpu_us", "CPU time a token"))
+THREADS = {
+    "api_us": ("vllm.entrypoints.openai.api_server", "bringup.inside.serve"),
+    "engine_us": ("VLLM::EngineCore",),
+}  # a figure, and how the process is called whose first thread it is about
+RATE = "tok_s"
+CALLED = {RATE: "tokens/s", "api_us": "CPU time a token, API", "engine_us": "CPU time a token, engine"}
+BLOCK = 5  # rounds, of which the best bursts are compared
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it answers, and the process that does."""
+    """Where it answers, and the pid for each of `THREADS`."""
 
     port: int
-    pid: int
+    pids: dict[str, int]
 
 
 def named(arms: Sequence[str]) -> dict[str, str]:
@@ -75,7 +83,27 @@ def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitS
     if not healthy:
         sys.exit(f"{name} does not answer: {log}")
     print(f"{name} serves on port {port} after {healthy - asked:.2f} s", flush=True)
-    return Server(port, next(pid for pid in family(process.pid) if any(word in command(pid) for word in API)))
+    called = {pid: command(pid) for pid in family(process.pid)}
+    pids = {
+        figure: next(pid for pid, name in called.items() if any(word in name for word in words))
+        for figure, words in THREADS.items()
+    }
+    return Server(port, pids)
+
+
+def pin(servers: Iterable[Server], cpus: Sequence[int]) -> None:
+    """Put the threads of `THREADS` on these CPUs, the same for all servers, and this client on the one after them."""
+    for server in servers:
+        for pid, cpu in zip(server.pids.values(), cpus, strict=False):
+            os.sched_setaffinity(pid, {cpu})
+    os.sched_setaffinity(0, {cpus[len(THREADS)]})
+
+
+def cpus(text: str) -> list[int]:
+    """As many CPUs as are pinned, as argparse's `type`."""
+    if len(found := [int(word) for word in text.split(",")]) != len(THREADS) + 1:
+        raise argparse.ArgumentTypeError(f"{len(found)} CPUs, needed are {len(THREADS) + 1}")
+    return found
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -95,9 +123,10 @@ def ask(
     for n in range(rounds + WARM_UP):
         for name in draw.sample(list(servers), len(servers)):
             label, server = f"{streams} streams, round {n}, {name}", servers[name]
-            before = cpu_seconds(server.pid)
+            before = {figure: cpu_seconds(pid) for figure, pid in server.pids.items()}
             burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
-            burst["cpu_us"] = (cpu_seconds(server.pid) - before) / burst["tokens"] * 1e6
+            for figure, pid in server.pids.items():
+                burst[figure] = (cpu_seconds(pid) - before[figure]) / burst["tokens"] * 1e6
             if n >= WARM_UP:
                 found[name].append(burst)
     return found
@@ -108,19 +137,38 @@ def lines(streams: int, found: dict[str, list[dict[str, float]]], names: dict[st
     said = []
     for name in names:
         first_token = median(b["ttft_median"] for b in found[name]) * 1000
-        rate, cpu = (median(b[figure] for b in found[name]) for figure, _ in FIGURES)
-        said.append(f"{streams:3} streams  {name:12} {rate:8.1f} tok/s  first token {first_token:6.1f} ms  "
-                    f"{cpu:6.1f} us of CPU a token")  # fmt: skip
-    rounds = range(len(found[next(iter(names))]))
-    arms = list(dict.fromkeys(names.values()))
-    for figure, called in FIGURES:
-        means = {a: [mean(found[n][r][figure] for n in names if names[n] == a) for r in rounds] for a in arms}
-        for arm in arms[1:]:
-            ratios = [a / b for a, b in zip(means[arm], means[arms[0]], strict=True)]
-            low, high = interval(ratios)
-            said.append(f"{streams:3} streams  {arm:12} by {arms[0]}, {called}: {median(ratios):.3f} "
-                        f"(95 %: {low:.3f} to {high:.3f})")  # fmt: skip
+        rate, api, engine = (median(b[figure] for b in found[name]) for figure in CALLED)
+        said.append(f"{streams:3} streams  {name:14} {rate:8.1f} tok/s  first token {first_token:6.1f} ms  "
+                    f"CPU a token: API {api:6.1f} us, engine {engine:6.1f} us")  # fmt: skip
+    first, *others = dict.fromkeys(names.values())
+    for arm in others:
+        for figure, called in CALLED.items():
+            said.append(compared(streams, f"{arm:14} by {first}, {called}", ratios(found, names, (arm, first), figure)))
+        best = ratios(found, names, (arm, first), RATE, BLOCK)
+        if len(best) >= LEAST:
+            said.append(compared(streams, f"{arm:14} by {first}, {CALLED[RATE]}, best of {BLOCK} rounds", best))
     return said
+
+
+def ratios(
+    found: dict[str, list[dict[str, float]]], names: dict[str, str], pair: tuple[str, str], figure: str, block: int = 1
+) -> list[float]:
+    """One arm by the other, each the mean of its starts, round by round; with a block, of its highest in so many."""
+    rounds = len(found[next(iter(names))])
+    arm, first = (
+        [
+            mean(max(b[figure] for b in found[n][r : r + block]) for n in names if names[n] == side)
+            for r in range(0, rounds - block + 1, block)
+        ]
+        for side in pair
+    )
+    return [a / b for a, b in zip(arm, first, strict=True)]
+
+
+def compared(streams: int, what: str, values: Sequence[float]) -> str:
+    """The median of ratios, and how well it is known."""
+    low, high = interval(values)
+    return f"{streams:3} streams  {what}: {median(values):.3f} (95 %: {low:.3f} to {high:.3f})"
 
 
 def main() -> int:
@@ -136,6 +184,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=enough_rounds, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", default="1,64")
+    parser.add_argument("--cpus", type=cpus, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores")
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
@@ -150,11 +199,14 @@ def main() -> int:
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
     names = named(given.arms)
-    result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "streams": {}}
+    result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "cpus": given.cpus,
+                              "streams": {}}  # fmt: skip
     with ExitStack() as stack:
         servers = {
             name: serve(bench, known[arm], name, FIRST_PORT + n, stack) for n, (name, arm) in enumerate(names.items())
         }
+        if given.cpus:
+            pin(servers.values(), given.cpus)
         for streams in map(int, given.streams.split(",")):
             found = ask(servers, streams, given.tokens, given.rounds, draw)
             result["streams"][streams] = found

@@ -6,7 +6,8 @@ usage: start.py --model DIR --out DIR [--rounds N] [--arm NAME[@CACHE]:VARIABLE=
 A STEP is ARM[+cold][+layer][+fresh][+drop][+decode][+snap][+pack][+imports]; the steps run in the order given, N times.
   arms     plain: python -m vllm.entrypoints.openai.api_server with the flags of the usual instructions.
            fast, default, eager: python -m bringup.inside with BRINGUP_PROFILE and the image's environment.
-           --arm adds one of ours with more variables; those with the same CACHE share their caches.
+           --arm adds one of ours with more variables; those with the same CACHE share their caches. If its name begins
+           with "plain" it is plain vLLM, with the caches of CACHE: compiled once, two compilations differ by chance.
   cold     the arm's caches are emptied first; otherwise its start before filled them (run one +cold step first)
   layer    with /opt/bringup/warm, the caches that `bringup build --warm` bakes into the image; +pack made them
   pack     afterwards the arm's caches are packed as that layer
@@ -92,7 +93,7 @@ def arms(extra: list[str]) -> dict[str, Arm]:
         head, _, rest = text.partition(":")
         name, _, cache = head.partition("@")
         variables = dict(pair.split("=", 1) for pair in re.split(r",(?=[A-Z_]+=)", rest) if pair)  # values hold commas
-        made[name] = Arm(name, True, cache or name, variables)
+        made[name] = Arm(name, not name.startswith("plain"), cache or name, variables)
     return made
 
 
@@ -122,17 +123,17 @@ def command_line(bench: Bench, arm: Arm, records: Path, port: int = PORT) -> tup
         (home / directory).mkdir(parents=True, exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith(KEPT_PREFIXES)}
     environment |= OFFLINE | {"TMPDIR": str(home / "tmp"), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(bench.source)}
+    image = {k: v.replace(STATE_DIR, str(home / "state")) for k, v in image_environment(ROOT / "Dockerfile").items()}
     if not arm.ours:
-        environment["HOME"] = str(home / "home")
+        caches = {k: v for k, v in image.items() if str(home) in v}
+        environment |= {"HOME": str(home / "home")} if arm.cache == "plain" else caches
         config = records.with_suffix(".logging.json")
         config.write_text(json.dumps(logging_config(records)), "utf-8")
         environment["VLLM_LOGGING_CONFIG_PATH"] = str(config)
         argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(bench.model)]
         argv += ["--served-model-name", NAME, "--port", str(port), "--gpu-memory-utilization", bench.utilization]
         return argv, environment | arm.variables
-    image = image_environment(ROOT / "Dockerfile")
     image.pop("PATH", None)
-    image = {k: v.replace(STATE_DIR, str(home / "state")) for k, v in image.items()}
     environment |= image | {
         "BRINGUP_STATE_DIR": str(home / "state"),
         "BRINGUP_MODEL": bench.locked,

@@ -184,15 +184,19 @@ def end_in_time() -> None:
     Requests that are not finished by then are told: vLLM may forget to, and then waits for their readers for ever.
     """
     llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
+    processor: Any = importlib.import_module("vllm.v1.engine.output_processor").OutputProcessor
     dead: Any = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
-    shutdown = llm.shutdown
+    shutdown, count, tell = llm.shutdown, processor.get_num_unfinished_requests, processor.propagate_error
     inspect.signature(shutdown).bind(None, timeout=0)
 
+    def busy(self: Any) -> bool:  # vLLM shuts down as well what never came so far as to have a processor
+        return hasattr(self, "output_processor") and count(self.output_processor) > 0
+
     def shut_down(self: Any, timeout: float | None = None) -> None:
-        shutdown(self, timeout=timeout if self.get_num_unfinished_requests() else 0)
+        shutdown(self, timeout=timeout if busy(self) else 0)
         handler = getattr(self, "output_handler", None)
-        if handler is not None and self.get_num_unfinished_requests():  # vLLM calls this in another thread
-            handler.get_loop().call_soon_threadsafe(self.output_processor.propagate_error, dead())
+        if handler is not None and busy(self):  # vLLM calls this in another thread
+            handler.get_loop().call_soon_threadsafe(tell, self.output_processor, dead())
 
     llm.shutdown = shut_down
 

@@ -87,9 +87,6 @@ class AsyncLLM:
             vllm_config=vllm_config, executor_class=executor_class, log_stats=self.log_stats,
             client_addresses=client_addresses, client_count=client_count, client_index=client_index)
 
-    def get_num_unfinished_requests(self):
-        return self.unfinished
-
     def shutdown(self, timeout=None):
         vllm.told.append(("shutdown", timeout))
 
@@ -97,6 +94,17 @@ class AsyncLLM:
     def from_vllm_config(cls, vllm_config, disable_log_stats=False):
         return cls(vllm_config=vllm_config, executor_class=Executor.get_class(vllm_config),
                    log_stats=not disable_log_stats, client_addresses={}, client_count=1, client_index=0)
+""",
+    "vllm/v1/engine/output_processor.py": """
+class OutputProcessor:
+    def __init__(self, unfinished):
+        self.unfinished, self.told = unfinished, []
+
+    def get_num_unfinished_requests(self):
+        return self.unfinished
+
+    def propagate_error(self, error):
+        self.told.append(error)
 """,
     "vllm/v1/engine/exceptions.py": "class EngineDeadError(Exception):\n    pass\n",
     "uvicorn.py": "class Config:\n    def __init__(self, app):\n        self.server_header = True\n",

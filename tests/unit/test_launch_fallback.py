@@ -46,6 +46,7 @@ def test_a_part_that_there_is_not(word: str) -> None:
         ("v1/engine/async_llm.py", "class EngineCoreClient", "class CoreClient", "overlap"),
         ("v1/engine/async_llm.py", "executor_class, log_stats, client", "executor_class, client", "overlap"),
         ("model_executor/models/registry.py", "_run_in_subprocess", "_run_somewhere", "inspect"),
+        ("v1/engine/output_processor.py", "get_num_unfinished_requests", "unfinished_requests", "end in time"),
     ],
 )
 def test_a_vllm_that_lacks_a_name_is_started_without_that_part(

@@ -85,26 +85,37 @@ def module() -> Any:
     return sys.modules["vllm"]
 
 
+def engine(unfinished: int) -> Any:
+    """An AsyncLLM with so many requests, and nothing else."""
+    one = object.__new__(importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM)
+    one.output_processor = importlib.import_module("vllm.v1.engine.output_processor").OutputProcessor(unfinished)
+    return one
+
+
 def ends(unfinished: int) -> tuple[str, int]:
     """How long vLLM lets its engine end when it was started with `--shutdown-timeout 5`."""
-    llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
-    one = object.__new__(llm)
-    one.unfinished = unfinished
-    one.shutdown(timeout=5)
+    engine(unfinished).shutdown(timeout=5)
     return cast("tuple[str, int]", module().told[-1])
 
 
-def test_a_request_that_is_cut_is_told(vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_is_cut_is_told(vllm: Path, started: list[str | None]) -> None:
     serve.main(ARGV)
-    llm: Any = importlib.import_module("vllm.v1.engine.async_llm").AsyncLLM
-    told: list[Any] = []
-    one = object.__new__(llm)
-    loop = SimpleNamespace(call_soon_threadsafe=lambda act, error: act(error))
-    one.output_handler = SimpleNamespace(get_loop=lambda: loop)
-    one.output_processor = SimpleNamespace(propagate_error=told.append)
-    for one.unfinished in (0, 2):
+    loop = SimpleNamespace(call_soon_threadsafe=lambda act, *words: act(*words))
+    told = []
+    for unfinished in (0, 2):
+        one = engine(unfinished)
+        one.output_handler = SimpleNamespace(get_loop=lambda: loop)
         one.shutdown(timeout=5)
-    assert [type(error).__name__ for error in told] == ["EngineDeadError"]
+        told.append([type(error).__name__ for error in one.output_processor.told])
+    assert told == [[], ["EngineDeadError"]]
+
+
+def test_what_failed_before_it_was_an_engine_is_shut_down_as_well(vllm: Path, started: list[str | None]) -> None:
+    serve.main(ARGV)
+    one = engine(0)
+    del one.output_processor
+    one.shutdown(timeout=5)
+    assert module().told[-1] == ("shutdown", 0)
 
 
 def patched() -> dict[str, bool]:
