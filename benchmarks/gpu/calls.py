@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Count the Python calls a token that servers make, by thread: the work that a start may have added to each token.
+
+usage: calls.py --model DIR --out FILE [--streams N,...] [--tokens N] [--arm NAME[@CACHE]:...] ARM...
+
+The arms are those of start.py. Each is started alone, warmed up, and asked with --streams (1) at once for --tokens
+(256) each, while every call of two threads is counted: of the API's event loop, and of the engine's. That slows them
+down, so that no time is told; but a count is nearly the same on any machine and in any hour, where rates differ by
+several percent. With one stream each step makes one token; with more, several tokens may reach a client as one, and
+counts vary. What differs most from the first arm is told by function. An engine whose worker is another process, as on
+a CPU, waits for it by spinning, and these calls are left out: there are as many as it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import probe
+import start
+from decode import FIRST_PORT, THREADS, Server, serve
+from watch import Gpu
+
+COUNTING = Path(__file__).resolve().parent / "counting"
+CALLED = dict(zip(THREADS, ("API", "engine"), strict=True))
+BURSTS = 4
+DIFFERENCES = 8  # lines
+WAITING = ("vllm/distributed/device_communicators/shm_broadcast.py", "vllm/distributed/utils.py")
+DEADLINE = 60.0  # seconds until a thread has written its counts; one that sleeps wakes up for the signal
+
+
+def counts(
+    bench: start.Bench, arm: start.Arm, server: Server, streams: int, tokens: int
+) -> dict[str, dict[str, float]]:
+    """Calls a token by function, for each of `THREADS`."""
+    asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, warm up"))
+    files = {figure: bench.caches / arm.cache / "tmp" / f"calls.{pid}.json" for figure, pid in server.pids.items()}
+    for figure, pid in server.pids.items():
+        files[figure].unlink(missing_ok=True)
+        os.kill(pid, signal.SIGUSR1)
+    made = 0.0
+    for n in range(BURSTS):
+        made += asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, {n}"))["tokens"]
+    for pid in server.pids.values():
+        os.kill(pid, signal.SIGUSR1)
+    end = time.monotonic() + DEADLINE
+    while not all(file.exists() for file in files.values()):
+        if time.monotonic() > end:
+            sys.exit(f"no counts in {', '.join(map(str, files.values()))}")
+        time.sleep(0.05)
+    return {figure: _by_function(file, made) for figure, file in files.items()}
+
+
+def _by_function(file: Path, tokens: float) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for path, function, builtin, n in json.loads(file.read_text("utf-8")):
+        if not path.endswith(WAITING):
+            place = path.rpartition("site-packages/")[2]
+            found[f"{place} {function}{': ' if builtin else ''}{builtin}"] = n / tokens
+    return found
+
+
+def lines(streams: int, found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """A line a thread and arm, and what differs most from the first arm."""
+    said = []
+    first = next(iter(found))
+    for figure, called in CALLED.items():
+        base = found[first][figure]
+        for arm, threads in found.items():
+            mine = threads[figure]
+            ratio = sum(mine.values()) / sum(base.values())
+            said.append(f"{streams:3} streams  {called:6}  {arm:14} {sum(mine.values()):8.1f} calls a token, "
+                        f"by {first} {ratio:.3f}")  # fmt: skip
+            apart = {name: mine.get(name, 0.0) - base.get(name, 0.0) for name in {*mine, *base}}
+            most = sorted(apart, key=lambda name: -abs(apart[name]))[: DIFFERENCES if arm != first else 0]
+            said += [f"    {apart[name]:+8.3f}  {name}" for name in most if apart[name]]
+    return said
+
+
+def main() -> int:
+    """Start, ask, count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="directory of the model's files")
+    parser.add_argument("--locked", default="qwen2.5-1.5b-instruct", help="its name in the weights lock")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of all counts; the logs lie beside it")
+    parser.add_argument("--caches", type=Path, default=Path("/tmp/bringup-bench"))  # noqa: S108 - by hand, as root
+    parser.add_argument("--source", default=str(start.ROOT), help="directory that holds the package bringup")
+    parser.add_argument("--utilization", default="0.3", help="--gpu-memory-utilization of each")
+    parser.add_argument("--arm", action="append", default=[])
+    parser.add_argument("--streams", default="1")
+    parser.add_argument("--tokens", type=int, default=256, help="of each stream")
+    parser.add_argument("arms", nargs="+", metavar="ARM")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
+    known = start.arms(given.arm)
+    if unknown := set(given.arms) - set(known):
+        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.caches.mkdir(parents=True, exist_ok=True)
+    bench = start.Bench(given.model.resolve(), given.locked, given.out.resolve(), given.caches.resolve(),
+                        Path(f"{given.source}:{COUNTING}"), given.utilization, Gpu())  # fmt: skip
+    result: dict[str, Any] = {"gpu": bench.gpu.name(), "tokens": given.tokens, "streams": {}}
+    found: dict[int, dict[str, dict[str, dict[str, float]]]] = {int(n): {} for n in given.streams.split(",")}
+    for name in dict.fromkeys(given.arms):
+        with ExitStack() as stack:
+            server = serve(bench, known[name], name, FIRST_PORT, stack)
+            for streams, arms in found.items():
+                arms[name] = counts(bench, known[name], server, streams, given.tokens)
+    for streams, arms in found.items():
+        result["streams"][streams] = arms
+        print("\n".join(lines(streams, arms)), flush=True)
+    given.out.write_text(json.dumps(result), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
