@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ def counts(
 
 
 def _by_function(file: Path, tokens: float) -> dict[str, float]:
-    found: dict[str, float] = {}
+    found: dict[str, float] = defaultdict(float)  # two functions may have one name: generators, and lambdas
     for path, function, builtin, n in json.loads(file.read_text("utf-8")):
         if not path.endswith(WAITING):
             place = path.rpartition("site-packages/")[2]
-            found[f"{place} {function}{': ' if builtin else ''}{builtin}"] = n / tokens
+            found[f"{place} {function}{': ' if builtin else ''}{builtin}"] += n / tokens
     return found
 
 
