@@ -22,16 +22,14 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import probe
 import start
 from decode import FIRST_PORT, THREADS, Server, serve
-from watch import Gpu
 
 COUNTING = Path(__file__).resolve().parent / "counting"
-CALLED = dict(zip(THREADS, ("API", "engine"), strict=True))
 BURSTS = 4
 DIFFERENCES = 8  # lines
 WAITING = ("vllm/distributed/device_communicators/shm_broadcast.py", "vllm/distributed/utils.py")
@@ -43,9 +41,9 @@ def counts(
 ) -> dict[str, dict[str, float]]:
     """Calls a token by function, for each of `THREADS`."""
     asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, warm up"))
-    files = {figure: bench.caches / arm.cache / "tmp" / f"calls.{pid}.json" for figure, pid in server.pids.items()}
-    for figure, pid in server.pids.items():
-        files[figure].unlink(missing_ok=True)
+    files = {thread: bench.caches / arm.cache / "tmp" / f"calls.{pid}.json" for thread, pid in server.pids.items()}
+    for thread, pid in server.pids.items():
+        files[thread].unlink(missing_ok=True)
         os.kill(pid, signal.SIGUSR1)
     made = 0.0
     for n in range(BURSTS):
@@ -57,7 +55,7 @@ def counts(
         if time.monotonic() > end:
             sys.exit(f"no counts in {', '.join(map(str, files.values()))}")
         time.sleep(0.05)
-    return {figure: _by_function(file, made) for figure, file in files.items()}
+    return {thread: _by_function(file, made) for thread, file in files.items()}
 
 
 def _by_function(file: Path, tokens: float) -> dict[str, float]:
@@ -73,12 +71,12 @@ def lines(streams: int, found: dict[str, dict[str, dict[str, float]]]) -> list[s
     """A line a thread and arm, and what differs most from the first arm."""
     said = []
     first = next(iter(found))
-    for figure, called in CALLED.items():
-        base = found[first][figure]
+    for thread in THREADS:
+        base = found[first][thread]
         for arm, threads in found.items():
-            mine = threads[figure]
+            mine = threads[thread]
             ratio = sum(mine.values()) / sum(base.values())
-            said.append(f"{streams:3} streams  {called:6}  {arm:14} {sum(mine.values()):8.1f} calls a token, "
+            said.append(f"{streams:3} streams  {thread:6}  {arm:14} {sum(mine.values()):8.1f} calls a token, "
                         f"by {first} {ratio:.3f}")  # fmt: skip
             apart = {name: mine.get(name, 0.0) - base.get(name, 0.0) for name in {*mine, *base}}
             most = sorted(apart, key=lambda name: -abs(apart[name]))[: DIFFERENCES if arm != first else 0]
@@ -89,26 +87,14 @@ def lines(streams: int, found: dict[str, dict[str, dict[str, float]]]) -> list[s
 def main() -> int:
     """Start, ask, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of the model's files")
-    parser.add_argument("--locked", default="qwen2.5-1.5b-instruct", help="its name in the weights lock")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of all counts; the logs lie beside it")
-    parser.add_argument("--caches", type=Path, default=Path("/tmp/bringup-bench"))  # noqa: S108 - by hand, as root
-    parser.add_argument("--source", default=str(start.ROOT), help="directory that holds the package bringup")
-    parser.add_argument("--utilization", default="0.3", help="--gpu-memory-utilization of each")
-    parser.add_argument("--arm", action="append", default=[])
+    start.options(parser, "JSON file of all counts; the logs lie beside it", "0.3")
     parser.add_argument("--streams", default="1")
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
-    known = start.arms(given.arm)
-    if unknown := set(given.arms) - set(known):
-        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.caches.mkdir(parents=True, exist_ok=True)
-    bench = start.Bench(given.model.resolve(), given.locked, given.out.resolve(), given.caches.resolve(),
-                        Path(f"{given.source}:{COUNTING}"), given.utilization, Gpu())  # fmt: skip
-    result: dict[str, Any] = {"gpu": bench.gpu.name(), "tokens": given.tokens, "streams": {}}
+    bench, known = start.opened(parser, given, given.arms)
+    bench = replace(bench, source=Path(f"{bench.source}:{COUNTING}"))  # it becomes PYTHONPATH
+    bench.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[int, dict[str, dict[str, dict[str, float]]]] = {int(n): {} for n in given.streams.split(",")}
     for name in dict.fromkeys(given.arms):
         with ExitStack() as stack:
@@ -116,9 +102,8 @@ def main() -> int:
             for streams, arms in found.items():
                 arms[name] = counts(bench, known[name], server, streams, given.tokens)
     for streams, arms in found.items():
-        result["streams"][streams] = arms
         print("\n".join(lines(streams, arms)), flush=True)
-    given.out.write_text(json.dumps(result), "utf-8")
+    bench.out.write_text(json.dumps({"gpu": bench.gpu.name(), "tokens": given.tokens, "streams": found}), "utf-8")
     return 0
 
 

@@ -28,23 +28,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import probe
 import start
 from spread import LEAST, enough_rounds, interval
-from watch import Gpu, command, cpu_seconds, family
+from watch import command, cpu_seconds, family
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
 WARM_UP = 2  # rounds
+# How the process of each is called; it is about its first thread.
 THREADS = {
-    "api_us": ("vllm.entrypoints.openai.api_server", "bringup.inside.serve"),
-    "engine_us": ("VLLM::EngineCore",),
-}  # a figure, and how the process is called whose first thread it is about
+    "API": ("vllm.entrypoints.openai.api_server", "bringup.inside.serve"),
+    "engine": ("VLLM::EngineCore",),
+}
 RATE = "tok_s"
-CALLED = {RATE: "tokens/s", "api_us": "CPU time a token, API", "engine_us": "CPU time a token, engine"}
+CPU = {thread: f"{thread.lower()}_us" for thread in THREADS}
+CALLED = {RATE: "tokens/s", **{figure: f"CPU time a token, {thread}" for thread, figure in CPU.items()}}
 BLOCK = 5  # rounds, of which the best bursts are compared
 
 
@@ -83,23 +84,24 @@ def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitS
     if not healthy:
         sys.exit(f"{name} does not answer: {log}")
     print(f"{name} serves on port {port} after {healthy - asked:.2f} s", flush=True)
-    called = {pid: command(pid) for pid in family(process.pid)}
+    commands = {pid: command(pid) for pid in family(process.pid)}
     pids = {
-        figure: next(pid for pid, name in called.items() if any(word in name for word in words))
-        for figure, words in THREADS.items()
+        thread: next(pid for pid, text in commands.items() if any(word in text for word in words))
+        for thread, words in THREADS.items()
     }
     return Server(port, pids)
 
 
 def pin(servers: Iterable[Server], cpus: Sequence[int]) -> None:
-    """Put the threads of `THREADS` on these CPUs, the same for all servers, and this client on the one after them."""
+    """Put the threads of `THREADS` on these CPUs, the same for all servers, and this client on the last one."""
+    *theirs, ours = cpus
     for server in servers:
-        for pid, cpu in zip(server.pids.values(), cpus, strict=False):
+        for pid, cpu in zip(server.pids.values(), theirs, strict=True):
             os.sched_setaffinity(pid, {cpu})
-    os.sched_setaffinity(0, {cpus[len(THREADS)]})
+    os.sched_setaffinity(0, {ours})
 
 
-def cpus(text: str) -> list[int]:
+def cpu_numbers(text: str) -> list[int]:
     """As many CPUs as are pinned, as argparse's `type`."""
     if len(found := [int(word) for word in text.split(",")]) != len(THREADS) + 1:
         raise argparse.ArgumentTypeError(f"{len(found)} CPUs, needed are {len(THREADS) + 1}")
@@ -123,10 +125,10 @@ def ask(
     for n in range(rounds + WARM_UP):
         for name in draw.sample(list(servers), len(servers)):
             label, server = f"{streams} streams, round {n}, {name}", servers[name]
-            before = {figure: cpu_seconds(pid) for figure, pid in server.pids.items()}
+            before = {thread: cpu_seconds(pid) for thread, pid in server.pids.items()}
             burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
-            for figure, pid in server.pids.items():
-                burst[figure] = (cpu_seconds(pid) - before[figure]) / burst["tokens"] * 1e6
+            for thread, pid in server.pids.items():
+                burst[CPU[thread]] = (cpu_seconds(pid) - before[thread]) / burst["tokens"] * 1e6
             if n >= WARM_UP:
                 found[name].append(burst)
     return found
@@ -174,28 +176,18 @@ def compared(streams: int, what: str, values: Sequence[float]) -> str:
 def main() -> int:
     """Start, ask, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of the model's files")
-    parser.add_argument("--locked", default="qwen2.5-1.5b-instruct", help="its name in the weights lock")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of all rounds; the logs lie beside it")
-    parser.add_argument("--caches", type=Path, default=Path("/tmp/bringup-bench"))  # noqa: S108 - by hand, as root
-    parser.add_argument("--source", type=Path, default=start.ROOT, help="directory that holds the package bringup")
-    parser.add_argument("--utilization", default="0.12", help="--gpu-memory-utilization of each")
-    parser.add_argument("--arm", action="append", default=[])
+    start.options(parser, "JSON file of all rounds; the logs lie beside it", "0.12")
     parser.add_argument("--rounds", type=enough_rounds, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", default="1,64")
-    parser.add_argument("--cpus", type=cpus, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores")
+    parser.add_argument(
+        "--cpus", type=cpu_numbers, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores"
+    )
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
-    known = start.arms(given.arm)
-    if unknown := set(given.arms) - set(known):
-        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.caches.mkdir(parents=True, exist_ok=True)
-    bench = start.Bench(given.model.resolve(), given.locked, given.out.resolve(), given.caches.resolve(),
-                        given.source.resolve(), given.utilization, Gpu())  # fmt: skip
+    bench, known = start.opened(parser, given, given.arms)
+    bench.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
     names = named(given.arms)
@@ -211,7 +203,7 @@ def main() -> int:
             found = ask(servers, streams, given.tokens, given.rounds, draw)
             result["streams"][streams] = found
             print("\n".join(lines(streams, found, names)), flush=True)
-            given.out.write_text(json.dumps(result), "utf-8")
+            bench.out.write_text(json.dumps(result), "utf-8")
     return 0
 
 

@@ -34,6 +34,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,27 +274,43 @@ def line(result: dict[str, Any]) -> str:
             f"{rates}")  # fmt: skip
 
 
+def options(parser: argparse.ArgumentParser, out: str, utilization: str) -> None:
+    """The options that all programs with arms have; `out` is the help of --out."""
+    parser.add_argument("--model", type=Path, required=True, help="directory of the model's files")
+    parser.add_argument("--locked", default="qwen2.5-1.5b-instruct", help="its name in the weights lock")
+    parser.add_argument("--out", type=Path, required=True, help=out)
+    parser.add_argument("--caches", type=Path, default=Path("/tmp/bringup-bench"))  # noqa: S108 - by hand, as root
+    parser.add_argument("--source", type=Path, default=ROOT, help="directory that holds the package bringup")
+    parser.add_argument("--utilization", default=utilization, help="--gpu-memory-utilization of each")
+    parser.add_argument("--arm", action="append", default=[])
+
+
+def opened(
+    parser: argparse.ArgumentParser, given: argparse.Namespace, asked: Iterable[str]
+) -> tuple[Bench, dict[str, Arm]]:
+    """What `options` were given, and the arms that there are.
+
+    Raises:
+        SystemExit: one of those asked for is none of them.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: no server must stay
+    known = arms(given.arm)
+    if unknown := set(asked) - set(known):
+        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    given.caches.mkdir(parents=True, exist_ok=True)
+    return Bench(given.model.resolve(), given.locked, given.out.resolve(), given.caches.resolve(),
+                 given.source.resolve(), given.utilization, Gpu()), known  # fmt: skip
+
+
 def main() -> int:
     """Run the steps; 1 when one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory of the model's files")
-    parser.add_argument("--locked", default="qwen2.5-1.5b-instruct", help="its name in the weights lock")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--caches", type=Path, default=Path("/tmp/bringup-bench"))  # noqa: S108 - by hand, as root
-    parser.add_argument("--source", type=Path, default=ROOT, help="directory that holds the package bringup")
-    parser.add_argument("--utilization", default="0.6", help="--gpu-memory-utilization of both")
-    parser.add_argument("--arm", action="append", default=[])
+    options(parser, "directory of the runs' files", "0.6")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("steps", nargs="+", metavar="STEP")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it: the server must not stay
-    given.out.mkdir(parents=True, exist_ok=True)
-    given.caches.mkdir(parents=True, exist_ok=True)
-    known = arms(given.arm)
-    if unknown := {s.split("+")[0] for s in given.steps} - set(known):
-        parser.error(f"no such arm: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    bench = Bench(given.model.resolve(), given.locked, given.out.resolve(), given.caches.resolve(),
-                  given.source.resolve(), given.utilization, Gpu())  # fmt: skip
+    bench, known = opened(parser, given, {s.split("+")[0] for s in given.steps})
+    bench.out.mkdir(parents=True, exist_ok=True)
     print(f"GPU: {bench.gpu.name()}", flush=True)
     failed = 0
     for step in given.steps * given.rounds:
