@@ -93,14 +93,14 @@ def main() -> int:
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
     bench, known = start.opened(parser, given, given.arms)
-    bench = replace(bench, source=Path(f"{bench.source}:{COUNTING}"))  # it becomes PYTHONPATH
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[int, dict[str, dict[str, dict[str, float]]]] = {int(n): {} for n in given.streams.split(",")}
     for name in dict.fromkeys(given.arms):
+        arm = replace(known[name], variables=known[name].variables | {"PYTHONPATH": f"{bench.source}:{COUNTING}"})
         with ExitStack() as stack:
-            server = serve(bench, known[name], name, FIRST_PORT, stack)
+            server = serve(bench, arm, name, FIRST_PORT, stack)
             for streams, arms in found.items():
-                arms[name] = counts(bench, known[name], server, streams, given.tokens)
+                arms[name] = counts(bench, arm, server, streams, given.tokens)
     for streams, arms in found.items():
         print("\n".join(lines(streams, arms)), flush=True)
     bench.out.write_text(json.dumps({"gpu": bench.gpu.name(), "tokens": given.tokens, "streams": found}), "utf-8")
