@@ -27,13 +27,26 @@ from pathlib import Path
 
 import probe
 import start
-from decode import FIRST_PORT, THREADS, Server, serve
+from decode import FIRST_PORT, THREADS, Server, launch
 
 COUNTING = Path(__file__).resolve().parent / "counting"
 BURSTS = 4
 DIFFERENCES = 8  # lines
 WAITING = ("vllm/distributed/device_communicators/shm_broadcast.py", "vllm/distributed/utils.py")
 DEADLINE = 60.0  # seconds until a thread has written its counts; one that sleeps wakes up for the signal
+
+
+def check(server: Server) -> None:
+    """See that each thread takes the signal that begins its counting.
+
+    Raises:
+        SystemExit: one does not: another sitecustomize came first.
+    """
+    bit = 1 << (signal.SIGUSR1 - 1)
+    for thread, pid in server.pids.items():
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines())
+        if not int(status["SigCgt"], 16) & bit or int(status["SigBlk"], 16) & bit:
+            sys.exit(f"{thread} (process {pid}) does not count: it takes no SIGUSR1, see {COUNTING}")
 
 
 def counts(
@@ -98,7 +111,8 @@ def main() -> int:
     for name in dict.fromkeys(given.arms):
         arm = replace(known[name], variables=known[name].variables | {"PYTHONPATH": f"{bench.source}:{COUNTING}"})
         with ExitStack() as stack:
-            server = serve(bench, arm, name, FIRST_PORT, stack)
+            server = launch(bench, arm, name, FIRST_PORT, stack).answering()
+            check(server)
             for streams, arms in found.items():
                 arms[name] = counts(bench, arm, server, streams, given.tokens)
     for streams, arms in found.items():

@@ -1,16 +1,23 @@
 #!/usr/bin/env python3
 """Compare decode rates of servers that run at the same time, asked in turns: what the machine does meanwhile hits all.
 
-usage: decode.py --model DIR --out FILE [--rounds N] [--streams N,...] [--tokens N] [--arm NAME[@CACHE]:...] ARM...
+usage: decode.py --model DIR --out FILE [--waves N] [--at-once N] [--rounds N] [--streams N,...] [--tokens N]
+                 [--arm NAME[@CACHE]:...] ARM...
 
-The arms are those of start.py. All are started, one after the other, each with --utilization of the GPU (0.12); those
-that are not asked wait, and use nothing. An arm that is named twice is started twice: so much do two starts of one and
-the same differ. A round asks each of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that
-nobody was asked before. The first two rounds warm up. An arm's ratio is the median over the rounds of its rate (the
-mean of its starts) by the first arm's in the same round. So is the CPU time a token of two threads: the event loop
-that serves the API, and the engine's. What the machine does meanwhile only ever slows a burst down, so there is the
-ratio of the best bursts of every five rounds as well. With --cpus these two threads of every server run on the same two
-CPUs, and the client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
+The arms are those of start.py, each started as often as it is named. All of a wave are started, --at-once (1) of them
+at a time, each with --utilization of the GPU (0.12); those that are not asked wait, and use nothing. A round asks each
+of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that nobody was asked before. The first
+two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
+
+Two starts of one and the same server differ by more than most things that one would like to know. So a start counts
+once: the median of its rounds. An arm's ratio to the first arm is that of the means over all its starts, and the
+interval (from 6 starts on) is drawn from starts, by bootstrap. Told are tokens a second, tokens a second after the
+first one of each stream (1 / TPOT), time to the first token, and the CPU time a token of two threads: the event loop
+that serves the API, and the engine's. With --cpus these two threads of every server run on the same two CPUs, and the
+client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
+
+Servers that start at the same time disturb each other's measuring of the GPU's memory: --at-once needs
+--kv-cache-memory-bytes, which goes to each server.
 """
 
 from __future__ import annotations
@@ -28,12 +35,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import probe
 import start
-from spread import LEAST, enough_rounds, interval
+from spread import LEAST, bootstrap, enough_rounds
 from watch import command, cpu_seconds, family
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
@@ -43,10 +51,16 @@ THREADS = {
     "API": ("vllm.entrypoints.openai.api_server", "bringup.inside.serve"),
     "engine": ("VLLM::EngineCore",),
 }
-RATE = "tok_s"
 CPU = {thread: f"{thread.lower()}_us" for thread in THREADS}
-CALLED = {RATE: "tokens/s", **{figure: f"CPU time a token, {thread}" for thread, figure in CPU.items()}}
-BLOCK = 5  # rounds, of which the best bursts are compared
+Burst = dict[str, float]
+FIRST, AFTER = "first_token_ms", "tok_s_after"
+# What is told of a burst.
+FIGURES = {
+    "tok_s": "tokens/s",
+    AFTER: "tokens/s after the first",
+    FIRST: "ms to the first",
+    **{figure: f"us of CPU a token, {thread}" for thread, figure in CPU.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -57,39 +71,57 @@ class Server:
     pids: dict[str, int]
 
 
-def named(arms: Sequence[str]) -> dict[str, str]:
-    """A name for each start, and its arm: the arm's own, with a number from the second on."""
+@dataclass(frozen=True)
+class Starting:
+    """One that was asked to start; `asked` in epoch seconds."""
+
+    name: str
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+    asked: float
+
+    def answering(self) -> Server:
+        """It, when it answers.
+
+        Raises:
+            SystemExit: it does not.
+        """
+        alive = lambda: self.process.poll() is None  # noqa: E731
+        healthy = probe.wait_healthy(self.port, alive, self.asked + start.DEADLINE)[1]
+        if not healthy:
+            sys.exit(f"{self.name} does not answer: {self.log}")
+        print(f"{self.name} serves on port {self.port} after {healthy - self.asked:.2f} s", flush=True)
+        commands = {pid: command(pid) for pid in family(self.process.pid)}
+        pids = {
+            thread: next(pid for pid, text in commands.items() if any(word in text for word in words))
+            for thread, words in THREADS.items()
+        }
+        return Server(self.port, pids)
+
+
+def named(arms: Sequence[str], wave: int) -> dict[str, str]:
+    """A name for each start of a wave, and its arm."""
     count: dict[str, int] = defaultdict(int)
     found = {}
     for arm in arms:
         count[arm] += 1
-        found[arm if count[arm] == 1 else f"{arm}.{count[arm]}"] = arm
+        found[f"{arm}.{wave * arms.count(arm) + count[arm]}"] = arm
     return found
 
 
-def serve(bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitStack) -> Server:
-    """Start one, wait until it answers, and see to its end.
-
-    Raises:
-        SystemExit: it does not answer.
-    """
+def launch(
+    bench: start.Bench, arm: start.Arm, name: str, port: int, stack: ExitStack, extra: Sequence[str] = ()
+) -> Starting:
+    """Start one, with `extra` arguments, and see to its end."""
     log, records = (bench.out.with_name(f"{bench.out.stem}.{name}{suffix}") for suffix in (".log", ".jsonl"))
     argv, environment = start.command_line(bench, arm, records, port)
     console = stack.enter_context(log.open("wb"))
     asked = time.time()
-    process = subprocess.Popen(argv, stdout=console, stderr=subprocess.STDOUT, env=environment,
+    process = subprocess.Popen([*argv, *extra], stdout=console, stderr=subprocess.STDOUT, env=environment,
                                start_new_session=True, cwd=bench.caches)  # fmt: skip
     stack.callback(end, process)
-    healthy = probe.wait_healthy(port, lambda: process.poll() is None, asked + start.DEADLINE)[1]
-    if not healthy:
-        sys.exit(f"{name} does not answer: {log}")
-    print(f"{name} serves on port {port} after {healthy - asked:.2f} s", flush=True)
-    commands = {pid: command(pid) for pid in family(process.pid)}
-    pids = {
-        thread: next(pid for pid, text in commands.items() if any(word in text for word in words))
-        for thread, words in THREADS.items()
-    }
-    return Server(port, pids)
+    return Starting(name, port, log, process, asked)
 
 
 def pin(servers: Iterable[Server], cpus: Sequence[int]) -> None:
@@ -115,18 +147,45 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait(30)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.wait()
+
+
+def wave(
+    bench: start.Bench, starts: dict[str, start.Arm], given: argparse.Namespace, draw: random.Random
+) -> dict[int, dict[str, list[Burst]]]:
+    """Start them, ask them, end them: what each did in each round that counts, by number of streams."""
+    everywhere = os.sched_getaffinity(0)
+    extra = [f"--kv-cache-memory-bytes={given.kv_cache_memory_bytes}"] if given.kv_cache_memory_bytes else []
+    order, servers = list(starts), dict[str, Server]()
+    with ExitStack() as stack:
+        starting: list[Starting] = []
+        for first in range(0, len(order), given.at_once):
+            now = [
+                launch(bench, starts[name], name, FIRST_PORT + first + n, stack, extra)
+                for n, name in enumerate(order[first : first + given.at_once])
+            ]
+            servers |= {one.name: one.answering() for one in now}
+            starting += now
+        if given.cpus:
+            pin(servers.values(), given.cpus)
+            stack.callback(os.sched_setaffinity, 0, everywhere)
+        found = {n: ask(servers, n, given.tokens, given.rounds, draw) for n in given.streams}
+        for one in starting:
+            one.process.send_signal(signal.SIGTERM)
+    return found
 
 
 def ask(
     servers: dict[str, Server], streams: int, tokens: int, rounds: int, draw: random.Random
-) -> dict[str, list[dict[str, float]]]:
-    """What each arm did in each round that counts."""
-    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+) -> dict[str, list[Burst]]:
+    """What each start did in each round that counts."""
+    found: dict[str, list[Burst]] = defaultdict(list)
     for n in range(rounds + WARM_UP):
         for name in draw.sample(list(servers), len(servers)):
             label, server = f"{streams} streams, round {n}, {name}", servers[name]
             before = {thread: cpu_seconds(pid) for thread, pid in server.pids.items()}
             burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
+            burst |= {FIRST: burst["ttft_median"] * 1000, AFTER: streams / burst["tpot"]}
             for thread, pid in server.pids.items():
                 burst[CPU[thread]] = (cpu_seconds(pid) - before[thread]) / burst["tokens"] * 1e6
             if n >= WARM_UP:
@@ -134,76 +193,62 @@ def ask(
     return found
 
 
-def lines(streams: int, found: dict[str, list[dict[str, float]]], names: dict[str, str]) -> list[str]:
+def lines(streams: int, found: dict[str, list[Burst]], arms: Sequence[str]) -> list[str]:
     """A line a start: its figures; then lines of each arm: its ratios to the first one."""
-    said = []
-    for name in names:
-        first_token = median(b["ttft_median"] for b in found[name]) * 1000
-        rate, api, engine = (median(b[figure] for b in found[name]) for figure in CALLED)
-        said.append(f"{streams:3} streams  {name:14} {rate:8.1f} tok/s  first token {first_token:6.1f} ms  "
-                    f"CPU a token: API {api:6.1f} us, engine {engine:6.1f} us")  # fmt: skip
-    first, *others = dict.fromkeys(names.values())
+    own = {name: {figure: median(b[figure] for b in bursts) for figure in FIGURES} for name, bursts in found.items()}
+    head = f"{streams:3} streams "
+    said = [
+        f"{head} {name:16} " + ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in values.items())
+        for name, values in own.items()
+    ]
+    first, *others = dict.fromkeys(arms)
     for arm in others:
-        for figure, called in CALLED.items():
-            said.append(compared(streams, f"{arm:14} by {first}, {called}", ratios(found, names, (arm, first), figure)))
-        best = ratios(found, names, (arm, first), RATE, BLOCK)
-        if len(best) >= LEAST:
-            said.append(compared(streams, f"{arm:14} by {first}, {CALLED[RATE]}, best of {BLOCK} rounds", best))
+        for figure, called in FIGURES.items():
+            mine, base = ([v[figure] for name, v in own.items() if name.rpartition(".")[0] == a] for a in (arm, first))
+            said.append(f"{head} {arm} by {first}, {called}: {mean(mine) / mean(base):.3f} ({between(mine, base)})")
     return said
 
 
-def ratios(
-    found: dict[str, list[dict[str, float]]], names: dict[str, str], pair: tuple[str, str], figure: str, block: int = 1
-) -> list[float]:
-    """One arm by the other, each the mean of its starts, round by round; with a block, of its highest in so many."""
-    rounds = len(found[next(iter(names))])
-    arm, first = (
-        [
-            mean(max(b[figure] for b in found[n][r : r + block]) for n in names if names[n] == side)
-            for r in range(0, rounds - block + 1, block)
-        ]
-        for side in pair
-    )
-    return [a / b for a, b in zip(arm, first, strict=True)]
-
-
-def compared(streams: int, what: str, values: Sequence[float]) -> str:
-    """The median of ratios, and how well it is known."""
-    low, high = interval(values)
-    return f"{streams:3} streams  {what}: {median(values):.3f} (95 %: {low:.3f} to {high:.3f})"
+def between(mine: Sequence[float], base: Sequence[float]) -> str:
+    """How well the ratio of two means is known, in words."""
+    if min(len(mine), len(base)) < LEAST:
+        return f"{len(mine)} and {len(base)} starts: no interval"
+    low, high = bootstrap(mine, base)
+    return f"95 %: {low:.3f} to {high:.3f}, {len(mine)} and {len(base)} starts"
 
 
 def main() -> int:
-    """Start, ask, compare."""
+    """Start, ask, compare; what is known is told and written after each wave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     start.options(parser, "JSON file of all rounds; the logs lie beside it", "0.12")
+    parser.add_argument("--waves", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=1, metavar="N")
+    parser.add_argument("--kv-cache-memory-bytes", type=int, metavar="N")
     parser.add_argument("--rounds", type=enough_rounds, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--streams", default="1,64")
+    parser.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",")], default=[1, 64])
     parser.add_argument(
         "--cpus", type=cpu_numbers, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores"
     )
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
+    if given.at_once > 1 and not given.kv_cache_memory_bytes:
+        parser.error("--at-once needs --kv-cache-memory-bytes")
     bench, known = start.opened(parser, given, given.arms)
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
-    names = named(given.arms)
+    found: dict[int, dict[str, list[Burst]]] = {n: {} for n in given.streams}
     result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "cpus": given.cpus,
-                              "streams": {}}  # fmt: skip
-    with ExitStack() as stack:
-        servers = {
-            name: serve(bench, known[arm], name, FIRST_PORT + n, stack) for n, (name, arm) in enumerate(names.items())
-        }
-        if given.cpus:
-            pin(servers.values(), given.cpus)
-        for streams in map(int, given.streams.split(",")):
-            found = ask(servers, streams, given.tokens, given.rounds, draw)
-            result["streams"][streams] = found
-            print("\n".join(lines(streams, found, names)), flush=True)
-            bench.out.write_text(json.dumps(result), "utf-8")
+                              "streams": found}  # fmt: skip
+    for n in range(given.waves):
+        starts = {name: known[arm] for name, arm in named(given.arms, n).items()}
+        for streams, bursts in wave(bench, starts, given, draw).items():
+            found[streams] |= bursts
+        bench.out.write_text(json.dumps(result), "utf-8")
+        for streams in given.streams:
+            print("\n".join(lines(streams, found[streams], given.arms)), flush=True)
     return 0
 
 

@@ -20,11 +20,11 @@ PROMPT = "What is a GPU?"
 
 @dataclass(frozen=True)
 class Answer:
-    """One streamed completion; times in epoch seconds."""
+    """One streamed completion; `sent`, and when its `first` and `last` piece came, in epoch seconds."""
 
     sent: float
     first: float
-    ended: float
+    last: float
     text: str
     tokens: int
 
@@ -88,17 +88,18 @@ async def complete(port: int, request: dict[str, Any], headers: Mapping[str, str
     status = await reader.readline()
     if b" 200 " not in status:
         raise RuntimeError(f"the server answered {status.decode(errors='replace').strip()!r}")
-    first, lines = 0.0, []
+    first = last = 0.0
+    lines = []
     async for line in reader:
         if line.startswith(b"data: {"):
-            first = first or time.time()
+            last = time.time()
+            first = first or last
             lines.append(line)
-    ended = time.time()
     writer.close()
     chunks = [json.loads(line[6:]) for line in lines]
     usage: dict[str, int] = next((c["usage"] for c in reversed(chunks) if c.get("usage")), {})
     said = "".join(choice["text"] for c in chunks for choice in c["choices"])
-    return Answer(sent, first, ended, said, usage.get("completion_tokens", 0))
+    return Answer(sent, first, last, said, usage.get("completion_tokens", 0))
 
 
 def first_token(port: int, model: str, tokens: int = 32) -> Answer:
@@ -109,14 +110,20 @@ def first_token(port: int, model: str, tokens: int = 32) -> Answer:
 async def burst(
     port: int, model: str, streams: int, tokens: int, label: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, float]:
-    """So many completions at once, with prompts made of `label`: tokens, seconds, rate, median time to the first."""
+    """So many completions at once, with prompts made of `label`.
+
+    Returns:
+        tokens, seconds, tokens a second; of the answers the median seconds to the first token, and the mean seconds for
+        each token after it, as `vllm bench serve` counts its TPOT.
+    """
     requests = [body(model, f"{label}, story number {i}: once upon a time", tokens) for i in range(streams)]
     begun = time.perf_counter()
     answers = await asyncio.gather(*(complete(port, r, headers) for r in requests))
     took = time.perf_counter() - begun
     waits = sorted(a.first - a.sent for a in answers)
     made = sum(a.tokens for a in answers)
-    return {"tokens": made, "seconds": took, "tok_s": made / took, "ttft_median": waits[len(waits) // 2]}
+    each = sum((a.last - a.first) / max(a.tokens - 1, 1) for a in answers) / streams
+    return {"tokens": made, "seconds": took, "tok_s": made / took, "ttft_median": waits[len(waits) // 2], "tpot": each}
 
 
 def decode(port: int, model: str, streams: int, tokens: int = 256, repeats: int = 5) -> dict[str, Any]:

@@ -45,8 +45,11 @@ _SPAWN = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
 # Read when a process begins, imports or opens the device: with another value a standby is not what a new process would
 # be. vLLM itself sets the last one when it makes the configuration of some models, for decorators to find.
 _FIXED = re.compile(
-    r"CUDA_.*|NVIDIA_.*|LD_.*|PYTHON.*|TORCH_.*|VLLM_TARGET_DEVICE|VLLM_PLUGINS|VLLM_USE_BREAKABLE_CUDAGRAPH"
+    r"CUDA_.*|NVIDIA_.*|LD_.*|PYTHON.*|TORCH_.*|PYTORCH_(CUDA_)?ALLOC_CONF"
+    r"|VLLM_TARGET_DEVICE|VLLM_PLUGINS|VLLM_USE_BREAKABLE_CUDAGRAPH"
 )
+# vLLM puts CUDA's forward compatibility in front of LD_LIBRARY_PATH for it, for the processes that begin afterwards.
+_COMPATIBILITY = "VLLM_ENABLE_CUDA_COMPATIBILITY"
 
 
 class Standby:
@@ -100,7 +103,8 @@ class Standby:
         changed = {k for k in {*now, *old} if now.get(k) != old.get(k)}
         fixed = {k for k in changed if _FIXED.fullmatch(k)} - self._free
         # OpenCV puts its own directory in front of the others while it is imported, there as here.
-        if now.get("LD_LIBRARY_PATH", "").endswith(old.get("LD_LIBRARY_PATH", "")):
+        compatible = now.get(_COMPATIBILITY, "").strip().lower() in ("1", "true")
+        if not compatible and now.get("LD_LIBRARY_PATH", "").endswith(old.get("LD_LIBRARY_PATH", "")):
             fixed.discard("LD_LIBRARY_PATH")
         return f"vLLM changed {', '.join(sorted(fixed))} meanwhile" if fixed else ""
 
@@ -302,9 +306,10 @@ def main(fd: int, directory: str, device: bool = True) -> None:
     with suppress(ImportError):
         # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
-    if "pack" in parts(os.environ):
-        pack.install()
+    packed = pack.install() if "pack" in parts(os.environ) else None
     warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory, device)
+    if packed:
+        packed.cool()
     gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
     with channel:
         given = receive(channel)

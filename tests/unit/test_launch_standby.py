@@ -140,13 +140,14 @@ def refused(waiting: standby.Standby, theirs: socket.socket, argv: list[bytes], 
     assert standby.receive(theirs) is None, "the waiting process is told to end"
 
 
+@pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_an_environment_that_a_process_reads_at_its_beginning(
-    pair: tuple[standby.Standby, socket.socket], files: Open, monkeypatch: pytest.MonkeyPatch, log: Path
+    name: str, pair: tuple[standby.Standby, socket.socket], files: Open, monkeypatch: pytest.MonkeyPatch, log: Path
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv(name, "7")
     monkeypatch.setenv("VLLM_OTHER", "1")
     refused(*pair, files.argv, files.fds)
-    assert "CUDA_VISIBLE_DEVICES" in log.read_text()
+    assert name in log.read_text()
     assert "VLLM_OTHER" not in log.read_text()
 
 
@@ -181,6 +182,18 @@ def test_a_library_path_may_grow_in_front(
     monkeypatch.setenv("LD_LIBRARY_PATH", path)
     with theirs:
         assert waiting.spawn(files.argv, files.fds) == pid
+
+
+def test_a_library_path_that_grew_by_another_libcuda(
+    files: Open, killed: list[int], monkeypatch: pytest.MonkeyPatch, log: Path
+) -> None:
+    ours, theirs = socket.socketpair()
+    monkeypatch.setenv("VLLM_ENABLE_CUDA_COMPATIBILITY", "True")
+    waiting = standby.Standby(4711, ours, {**os.environ, "LD_LIBRARY_PATH": "/a"})
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/local/cuda-13.0/compat:/a")
+    with theirs:
+        assert waiting.spawn(files.argv, files.fds) is None
+    assert "LD_LIBRARY_PATH" in log.read_text()
 
 
 def test_more_open_files_than_it_can_be_given(

@@ -40,3 +40,4 @@ def turn(_number: int, _frame: FrameType | None) -> None:
 
 
 signal.signal(signal.SIGUSR1, turn)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # whoever started us may have blocked it
