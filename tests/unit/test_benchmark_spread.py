@@ -1,0 +1,40 @@
+"""benchmarks/gpu/spread.py: the intervals that the documentation quotes."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "benchmarks/gpu/spread.py"
+
+
+@pytest.fixture(scope="module")
+def spread() -> Any:
+    spec = importlib.util.spec_from_file_location("spread", FILE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_interval_of_the_median_is_of_two_of_the_values(spread: Any) -> None:
+    assert spread.interval([6, 1, 5, 2, 4, 3]) == (1, 6)  # 2 / 2**6 = 3 % lie outside, the next two would leave 22 %
+    assert spread.interval(range(1, 21)) == (6, 15)  # the tables of the sign test say so
+    with pytest.raises(ValueError, match="needed are 6"):
+        spread.interval([1, 2, 3, 4, 5])
+
+
+def test_bootstrap_of_a_ratio_of_means(spread: Any) -> None:
+    assert spread.bootstrap([2.0] * 6, [4.0] * 6) == (0.5, 0.5)
+    draw = random.Random(0)
+    held = 0
+    for _ in range(100):
+        mine, base = ([draw.gauss(mean, 3) for _ in range(20)] for mean in (98, 100))
+        low, high = spread.bootstrap(mine, base, 500)
+        assert low < high
+        held += low <= 0.98 <= high
+    assert 88 <= held <= 99  # 95 % by its name, a little less with 20 values
