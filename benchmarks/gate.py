@@ -9,8 +9,9 @@ Two servers of the same kind differ by more than the gate can cost. So there is 
 way past it (gate_switch.py); a round asks it both ways, in the other order each time. Past the gate there is no line a
 request either. `--port` needs a server with `--middleware gate_switch.Switch`, and VLLM_API_KEY where that does.
 
-Two figures a round: tokens a second, and the CPU time a token of the thread that the gate runs in, the API server's
-event loop, which other work on the machine moves less.
+Of each round: tokens a second, those after the first token of each stream (1 / TPOT), the time to the first, and the
+CPU time a token of the thread that the gate runs in, the API server's event loop, which other work on the machine moves
+less.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ os.umask(0o002)
 sys.exit(entry.main([], dict(os.environ)))
 """
 SERVER = "bringup.inside.serve"
+FIGURES = ("tokens/s", "tokens/s after the first", "ms to the first", "CPU us/token")
 WAYS: dict[str, dict[str, str]] = {"with": {}, "without": {gate_switch.PAST: "1"}}
 
 
@@ -69,12 +71,14 @@ class Server:
         key = os.environ.get("VLLM_API_KEY")
         self._key = {"Authorization": f"Bearer {key}"} if key else {}
 
-    def load(self, way: str, streams: int, tokens: int, label: str) -> tuple[float, float]:
-        """So many streams at once: tokens a second, and CPU microseconds a token."""
+    def load(self, way: str, streams: int, tokens: int, label: str) -> dict[str, float]:
+        """So many streams at once: each of `FIGURES`."""
         before = watch.cpu_seconds(self.pid)
         headers = self._key | WAYS[way]
         burst = asyncio.run(probe.burst(self.port, self.model, streams, tokens, f"{label} {way}", headers))
-        return burst["tok_s"], (watch.cpu_seconds(self.pid) - before) / burst["tokens"] * 1e6
+        cost = (watch.cpu_seconds(self.pid) - before) / burst["tokens"] * 1e6
+        values = (burst["tok_s"], streams / burst["tpot"], burst["ttft_median"] * 1e3, cost)
+        return dict(zip(FIGURES, values, strict=True))
 
 
 def start(image: str, model: str, stack: ExitStack) -> Server:
@@ -104,19 +108,17 @@ def start(image: str, model: str, stack: ExitStack) -> Server:
 
 
 def compare(server: Server, rounds: int, streams: int, tokens: int) -> dict[str, Any]:
-    """Both figures of both ways, by round, and what they are as ratios with / without."""
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    costs: dict[str, list[float]] = {way: [] for way in WAYS}
+    """All figures of both ways, by round, and what they are as ratios with / without."""
+    found: dict[str, dict[str, list[float]]] = {figure: {way: [] for way in WAYS} for figure in FIGURES}
     for way in WAYS:
         server.load(way, streams, tokens, "warm up")
     for index in range(rounds):
         for way in list(WAYS)[:: 1 if index % 2 else -1]:
-            rate, cost = server.load(way, streams, tokens, f"round {index}")
-            rates[way].append(rate)
-            costs[way].append(cost)
-        print(f"round {index + 1}, with / without: {rates['with'][-1]:.0f} / {rates['without'][-1]:.0f} tokens/s, "
-              f"{costs['with'][-1]:.1f} / {costs['without'][-1]:.1f} us CPU a token", flush=True)  # fmt: skip
-    return {"streams": streams, "tokens": tokens, "tokens/s": ratios(rates), "CPU us/token": ratios(costs)}
+            for figure, value in server.load(way, streams, tokens, f"round {index}").items():
+                found[figure][way].append(value)
+        said = (f"{by['with'][-1]:.1f} / {by['without'][-1]:.1f} {figure}" for figure, by in found.items())
+        print(f"round {index + 1}, with / without: {', '.join(said)}", flush=True)
+    return {"streams": streams, "tokens": tokens, **{figure: ratios(by) for figure, by in found.items()}}
 
 
 def ratios(by_way: dict[str, list[float]]) -> dict[str, Any]:
@@ -200,7 +202,7 @@ def main() -> None:
                 Server(given.port, given.model, given.pid) if given.port else start(given.image, given.model, stack)
             )
             found["compare"] = compare(server, given.rounds, given.streams, given.tokens)
-            for what in ("tokens/s", "CPU us/token"):
+            for what in FIGURES:
                 one = found["compare"][what]
                 low, high = one["interval"]
                 print(f"{what}, with / without: {one['median']:.3f}, the median of the rounds (95 %: {low:.3f} to "

@@ -374,6 +374,18 @@ def test_used_it_becomes_the_engines_process(life: dict[str, Any], files: Open) 
         os.close(fd)
 
 
+def test_the_packs_memory_is_given_back_after_the_imports(
+    life: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(standby, "warm", lambda *_: order.append("imports"))
+    monkeypatch.setattr("bringup.inside.pack.install", lambda: SimpleNamespace(cool=lambda: order.append("cool")))
+    ours, theirs = socket.socketpair()
+    ours.close()
+    standby.main(theirs.detach(), "")
+    assert order == ["imports", "cool"]
+
+
 def test_not_used_it_ends(life: dict[str, Any]) -> None:
     ours, theirs = socket.socketpair()
     ours.close()
