@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 
 HOST = "127.0.0.1"
 PROMPT = "What is a GPU?"
+LENGTH = 32  # tokens of a prompt that nobody was asked before
+VOCABULARY = range(300, 1000)  # tokens that any of the models has, none of them special
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,16 @@ def wait_healthy(port: int, alive: Callable[[], bool], deadline: float) -> tuple
     return bound, 0.0
 
 
-def body(model: str, prompt: str, tokens: int) -> dict[str, Any]:
+def unheard(label: str) -> list[int]:
+    """A prompt by its tokens, drawn by `label`: all are equally long, and no two begin alike.
+
+    A text that names what is asked would not do: its tokens are as many as its words make, and where two prompts have
+    the same first block of 16, vLLM computes that once. So one arm would have less to do than another.
+    """
+    return random.Random(label).choices(VOCABULARY, k=LENGTH)  # noqa: S311 - a prompt
+
+
+def body(model: str, prompt: str | list[int], tokens: int) -> dict[str, Any]:
     """A greedy completion of exactly so many tokens."""
     return {
         "model": model,
@@ -110,13 +122,13 @@ def first_token(port: int, model: str, tokens: int = 32) -> Answer:
 async def burst(
     port: int, model: str, streams: int, tokens: int, label: str, headers: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, float]:
-    """So many completions at once, with prompts made of `label`.
+    """So many completions at once, each `unheard` by the label and its number.
 
     Returns:
         tokens, seconds, tokens a second; of the answers the median seconds to the first token, and the mean seconds for
         each token after it, as `vllm bench serve` counts its TPOT.
     """
-    requests = [body(model, f"{label}, story number {i}: once upon a time", tokens) for i in range(streams)]
+    requests = [body(model, unheard(f"{label}, {i}"), tokens) for i in range(streams)]
     begun = time.perf_counter()
     answers = await asyncio.gather(*(complete(port, r, headers) for r in requests))
     took = time.perf_counter() - begun
