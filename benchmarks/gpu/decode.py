@@ -10,11 +10,12 @@ of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts t
 two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
 
 Two starts of one and the same server differ by more than most things that one would like to know. So a start counts
-once: the median of its rounds. An arm's ratio to the first arm is that of the means over all its starts, and the
-interval (from 6 starts on) is drawn from starts, by bootstrap. Told are tokens a second, tokens a second after the
-first one of each stream (1 / TPOT), time to the first token, and the CPU time a token of two threads: the event loop
-that serves the API, and the engine's. With --cpus these two threads of every server run on the same two CPUs, and the
-client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
+once: the median of its rounds. An arm's ratio to the first arm is that of the means of their starts in one wave, and of
+more waves the mean, since the machine drifts; the interval (from 6 starts on) is drawn from the starts of each wave, by
+bootstrap. Told are tokens a second, tokens a second after the first one of each stream (1 / TPOT), time to the first
+token, and the CPU time a token of two threads: the event loop that serves the API, and the engine's. With --cpus these
+two threads of every server run on the same two CPUs, and the client on a third: CPUs of a shared host differ, and a
+process that keeps one keeps its luck.
 
 Servers that start at the same time disturb each other's measuring of the GPU's memory: --at-once needs
 --kv-cache-memory-bytes, which goes to each server.
@@ -101,13 +102,8 @@ class Starting:
 
 
 def named(arms: Sequence[str], wave: int) -> dict[str, str]:
-    """A name for each start of a wave, and its arm."""
-    count: dict[str, int] = defaultdict(int)
-    found = {}
-    for arm in arms:
-        count[arm] += 1
-        found[f"{arm}.{wave * arms.count(arm) + count[arm]}"] = arm
-    return found
+    """A name for each start of a wave, ARM.WAVE.NUMBER, and its arm."""
+    return {f"{arm}.{wave}.{arms[:n].count(arm) + 1}": arm for n, arm in enumerate(arms)}
 
 
 def launch(
@@ -193,28 +189,34 @@ def ask(
     return found
 
 
-def lines(streams: int, found: dict[str, list[Burst]], arms: Sequence[str]) -> list[str]:
-    """A line a start: its figures; then lines of each arm: its ratios to the first one."""
-    own = {name: {figure: median(b[figure] for b in bursts) for figure in FIGURES} for name, bursts in found.items()}
-    head = f"{streams:3} streams "
-    said = [
-        f"{head} {name:16} " + ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in values.items())
-        for name, values in own.items()
-    ]
+def own(bursts: Sequence[Burst]) -> Burst:
+    """A start's figures."""
+    return {figure: median(b[figure] for b in bursts) for figure in FIGURES}
+
+
+def compared(streams: int, found: dict[str, list[Burst]], arms: Sequence[str]) -> list[str]:
+    """Lines of each arm: its ratios to the first one, by all starts so far."""
+    said = []
     first, *others = dict.fromkeys(arms)
     for arm in others:
         for figure, called in FIGURES.items():
-            mine, base = ([v[figure] for name, v in own.items() if name.rpartition(".")[0] == a] for a in (arm, first))
-            said.append(f"{head} {arm} by {first}, {called}: {mean(mine) / mean(base):.3f} ({between(mine, base)})")
+            waves: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+            for name, bursts in found.items():
+                of, wave, _ = name.rsplit(".", 2)
+                waves[wave][of].append(own(bursts)[figure])
+            pairs = [(values[arm], values[first]) for values in waves.values()]
+            ratio = mean(mean(mine) / mean(base) for mine, base in pairs)
+            said.append(f"{streams:3} streams  {arm} by {first}, {called}: {ratio:.3f} ({known(pairs)})")
     return said
 
 
-def between(mine: Sequence[float], base: Sequence[float]) -> str:
-    """How well the ratio of two means is known, in words."""
-    if min(len(mine), len(base)) < LEAST:
-        return f"{len(mine)} and {len(base)} starts: no interval"
-    low, high = bootstrap(mine, base)
-    return f"95 %: {low:.3f} to {high:.3f}, {len(mine)} and {len(base)} starts"
+def known(pairs: Sequence[tuple[list[float], list[float]]]) -> str:
+    """How well the mean of the pairs' ratios is known, in words."""
+    mine, base = (sum(len(pair[side]) for pair in pairs) for side in (0, 1))
+    if min(mine, base) < LEAST or any(min(map(len, pair)) < 2 for pair in pairs):
+        return f"{mine} and {base} starts: no interval"
+    low, high = bootstrap(pairs)
+    return f"95 %: {low:.3f} to {high:.3f}, {mine} and {base} starts"
 
 
 def main() -> int:
@@ -235,20 +237,22 @@ def main() -> int:
     given = parser.parse_args()
     if given.at_once > 1 and not given.kv_cache_memory_bytes:
         parser.error("--at-once needs --kv-cache-memory-bytes")
-    bench, known = start.opened(parser, given, given.arms)
+    bench, arms = start.opened(parser, given, given.arms)
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
     found: dict[int, dict[str, list[Burst]]] = {n: {} for n in given.streams}
     result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "cpus": given.cpus,
                               "streams": found}  # fmt: skip
-    for n in range(given.waves):
-        starts = {name: known[arm] for name, arm in named(given.arms, n).items()}
-        for streams, bursts in wave(bench, starts, given, draw).items():
-            found[streams] |= bursts
+    for n in range(1, given.waves + 1):
+        starts = {name: arms[arm] for name, arm in named(given.arms, n).items()}
+        for streams, asked in wave(bench, starts, given, draw).items():
+            found[streams] |= asked
+            for name, bursts in asked.items():
+                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in own(bursts).items())
+                print(f"{streams:3} streams  {name:16} {said}")
+            print("\n".join(compared(streams, found[streams], given.arms)), flush=True)
         bench.out.write_text(json.dumps(result), "utf-8")
-        for streams in given.streams:
-            print("\n".join(lines(streams, found[streams], given.arms)), flush=True)
     return 0
 
 

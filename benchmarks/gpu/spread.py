@@ -35,9 +35,19 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[out], ordered[n - 1 - out]
 
 
-def bootstrap(mine: Sequence[float], base: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
-    """The interval that holds the ratio of two means with 95 %: percentiles of ratios of values drawn anew."""
+def bootstrap(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], draws: int = 10_000) -> tuple[float, float]:
+    """The interval that holds the mean of several ratios of two means with 95 %: percentiles of what is drawn anew.
+
+    From n values n - 1 are drawn: so the spread of their mean is right where n is small as well (Rao and Wu, 1988).
+
+    Args:
+        pairs: of each ratio the values above and below, two at least.
+        draws: how often to draw.
+    """
     draw = random.Random(0)  # noqa: S311 - the same values, the same interval
-    drawn = (fmean(draw.choices(mine, k=len(mine))) / fmean(draw.choices(base, k=len(base))) for _ in range(draws))
-    ordered = sorted(drawn)
+
+    def mean_of(values: Sequence[float]) -> float:
+        return fmean(draw.choices(values, k=len(values) - 1))
+
+    ordered = sorted(fmean(mean_of(above) / mean_of(below) for above, below in pairs) for _ in range(draws))
     return ordered[round(draws * OUTSIDE)], ordered[round(draws * (1 - OUTSIDE)) - 1]

@@ -29,13 +29,14 @@ def test_interval_of_the_median_is_of_two_of_the_values(spread: Any) -> None:
         spread.interval([1, 2, 3, 4, 5])
 
 
-def test_bootstrap_of_a_ratio_of_means(spread: Any) -> None:
-    assert spread.bootstrap([2.0] * 6, [4.0] * 6) == (0.5, 0.5)
+def test_bootstrap_of_ratios_of_means(spread: Any) -> None:
+    assert spread.bootstrap([([2.0, 2.0], [4.0, 4.0]), ([6.0, 6.0], [4.0, 4.0])]) == (1.0, 1.0)
     draw = random.Random(0)
     held = 0
     for _ in range(100):
-        mine, base = ([draw.gauss(mean, 3) for _ in range(20)] for mean in (98, 100))
-        low, high = spread.bootstrap(mine, base, 500)
-        assert low < high
+        drifts = [draw.uniform(0.5, 2) for _ in range(5)]  # of the machine, which both sides share
+        pairs = [[[draw.gauss(mean, 3) * drift for _ in range(4)] for mean in (98, 100)] for drift in drifts]
+        low, high = spread.bootstrap(pairs, 400)
+        assert low < high < low + 0.06
         held += low <= 0.98 <= high
     assert 88 <= held <= 99  # 95 % by its name, a little less with 20 values
