@@ -42,7 +42,7 @@ from typing import Any
 
 import probe
 import start
-from spread import LEAST, bootstrap, enough_rounds
+from spread import LEAST, bootstrap
 from watch import command, cpu_seconds, family
 
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
@@ -92,7 +92,7 @@ class Starting:
         healthy = probe.wait_healthy(self.port, alive, self.asked + start.DEADLINE)[1]
         if not healthy:
             sys.exit(f"{self.name} does not answer: {self.log}")
-        print(f"{self.name} serves on port {self.port} after {healthy - self.asked:.2f} s", flush=True)
+        print(f"{self.name} serves on port {self.port} within {healthy - self.asked:.2f} s", flush=True)
         commands = {pid: command(pid) for pid in family(self.process.pid)}
         pids = {
             thread: next(pid for pid, text in commands.items() if any(word in text for word in words))
@@ -137,16 +137,16 @@ def cpu_numbers(text: str) -> list[int]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a server."""
+    """End a server, and its engine with it."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(30)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def wave(
+def one_wave(
     bench: start.Bench, starts: dict[str, start.Arm], given: argparse.Namespace, draw: random.Random
 ) -> dict[int, dict[str, list[Burst]]]:
     """Start them, ask them, end them: what each did in each round that counts, by number of streams."""
@@ -226,7 +226,7 @@ def main() -> int:
     parser.add_argument("--waves", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, metavar="N")
     parser.add_argument("--kv-cache-memory-bytes", type=int, metavar="N")
-    parser.add_argument("--rounds", type=enough_rounds, default=20)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",")], default=[1, 64])
     parser.add_argument(
@@ -246,7 +246,7 @@ def main() -> int:
                               "streams": found}  # fmt: skip
     for n in range(1, given.waves + 1):
         starts = {name: arms[arm] for name, arm in named(given.arms, n).items()}
-        for streams, asked in wave(bench, starts, given, draw).items():
+        for streams, asked in one_wave(bench, starts, given, draw).items():
             found[streams] |= asked
             for name, bursts in asked.items():
                 said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in own(bursts).items())
