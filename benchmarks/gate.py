@@ -48,7 +48,8 @@ os.umask(0o002)
 sys.exit(entry.main([], dict(os.environ)))
 """
 SERVER = "bringup.inside.serve"
-FIGURES = ("tokens/s", "tokens/s after the first", "ms to the first", "CPU us/token")
+COST = "CPU us/token"
+FIGURES = (*probe.FIGURES.values(), COST)
 WAYS: dict[str, dict[str, str]] = {"with": {}, "without": {gate_switch.PAST: "1"}}
 
 
@@ -77,8 +78,7 @@ class Server:
         headers = self._key | WAYS[way]
         burst = asyncio.run(probe.burst(self.port, self.model, streams, tokens, f"{label} {way}", headers))
         cost = (watch.cpu_seconds(self.pid) - before) / burst["tokens"] * 1e6
-        values = (burst["tok_s"], streams / burst["tpot"], burst["ttft_median"] * 1e3, cost)
-        return dict(zip(FIGURES, values, strict=True))
+        return {called: burst[figure] for figure, called in probe.FIGURES.items()} | {COST: cost}
 
 
 def start(image: str, model: str, stack: ExitStack) -> Server:

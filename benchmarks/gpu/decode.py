@@ -54,14 +54,8 @@ THREADS = {
 }
 CPU = {thread: f"{thread.lower()}_us" for thread in THREADS}
 Burst = dict[str, float]
-FIRST, AFTER = "first_token_ms", "tok_s_after"
-# What is told of a burst.
-FIGURES = {
-    "tok_s": "tokens/s",
-    AFTER: "tokens/s after the first",
-    FIRST: "ms to the first",
-    **{figure: f"us of CPU a token, {thread}" for thread, figure in CPU.items()},
-}
+FIGURES = probe.FIGURES | {figure: f"us of CPU a token, {thread}" for thread, figure in CPU.items()}
+Wave = dict[str, list[Burst]]  # the figures of each arm's starts
 
 
 @dataclass(frozen=True)
@@ -181,7 +175,6 @@ def ask(
             label, server = f"{streams} streams, round {n}, {name}", servers[name]
             before = {thread: cpu_seconds(pid) for thread, pid in server.pids.items()}
             burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
-            burst |= {FIRST: burst["ttft_median"] * 1000, AFTER: streams / burst["tpot"]}
             for thread, pid in server.pids.items():
                 burst[CPU[thread]] = (cpu_seconds(pid) - before[thread]) / burst["tokens"] * 1e6
             if n >= WARM_UP:
@@ -194,17 +187,13 @@ def own(bursts: Sequence[Burst]) -> Burst:
     return {figure: median(b[figure] for b in bursts) for figure in FIGURES}
 
 
-def compared(streams: int, found: dict[str, list[Burst]], arms: Sequence[str]) -> list[str]:
+def compared(streams: int, waves: Sequence[Wave]) -> list[str]:
     """Lines of each arm: its ratios to the first one, by all starts so far."""
     said = []
-    first, *others = dict.fromkeys(arms)
+    first, *others = waves[0]
     for arm in others:
         for figure, called in FIGURES.items():
-            waves: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-            for name, bursts in found.items():
-                of, wave, _ = name.rsplit(".", 2)
-                waves[wave][of].append(own(bursts)[figure])
-            pairs = [(values[arm], values[first]) for values in waves.values()]
+            pairs = [([s[figure] for s in wave[arm]], [s[figure] for s in wave[first]]) for wave in waves]
             ratio = mean(mean(mine) / mean(base) for mine, base in pairs)
             said.append(f"{streams:3} streams  {arm} by {first}, {called}: {ratio:.3f} ({known(pairs)})")
     return said
@@ -242,16 +231,22 @@ def main() -> int:
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
     found: dict[int, dict[str, list[Burst]]] = {n: {} for n in given.streams}
+    waves: dict[int, list[Wave]] = {n: [] for n in given.streams}
     result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "cpus": given.cpus,
                               "streams": found}  # fmt: skip
     for n in range(1, given.waves + 1):
-        starts = {name: arms[arm] for name, arm in named(given.arms, n).items()}
-        for streams, asked in one_wave(bench, starts, given, draw).items():
-            found[streams] |= asked
-            for name, bursts in asked.items():
-                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in own(bursts).items())
+        names = named(given.arms, n)
+        asked = one_wave(bench, {name: arms[arm] for name, arm in names.items()}, given, draw)
+        for streams, bursts in asked.items():
+            found[streams] |= bursts
+            wave: Wave = {arm: [] for arm in given.arms}
+            for name, arm in names.items():
+                figures = own(bursts[name])
+                wave[arm].append(figures)
+                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in figures.items())
                 print(f"{streams:3} streams  {name:16} {said}")
-            print("\n".join(compared(streams, found[streams], given.arms)), flush=True)
+            waves[streams].append(wave)
+            print("\n".join(compared(streams, waves[streams])), flush=True)
         bench.out.write_text(json.dumps(result), "utf-8")
     return 0
 

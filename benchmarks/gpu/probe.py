@@ -19,6 +19,8 @@ HOST = "127.0.0.1"
 PROMPT = "What is a GPU?"
 LENGTH = 32  # tokens of a prompt that nobody was asked before
 VOCABULARY = range(300, 1000)  # tokens that any of the models has, none of them special
+# What a burst says that is worth comparing, and how that is called. After the first: 1 / TPOT of `vllm bench serve`.
+FIGURES = {"tok_s": "tokens/s", "tok_s_after": "tokens/s after the first", "first_token_ms": "ms to the first"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ async def burst(
     """So many completions at once, each `unheard` by the label and its number.
 
     Returns:
-        tokens, seconds, tokens a second; of the answers the median seconds to the first token, and the mean seconds for
-        each token after it, as `vllm bench serve` counts its TPOT.
+        tokens, seconds, and `FIGURES`: tokens a second, those after the first one of each answer (by the mean seconds
+        for each), and the median time to the first.
     """
     requests = [body(model, unheard(f"{label}, {i}"), tokens) for i in range(streams)]
     begun = time.perf_counter()
@@ -135,7 +137,13 @@ async def burst(
     waits = sorted(a.first - a.sent for a in answers)
     made = sum(a.tokens for a in answers)
     each = sum((a.last - a.first) / max(a.tokens - 1, 1) for a in answers) / streams
-    return {"tokens": made, "seconds": took, "tok_s": made / took, "ttft_median": waits[len(waits) // 2], "tpot": each}
+    return {
+        "tokens": made,
+        "seconds": took,
+        "tok_s": made / took,
+        "tok_s_after": streams / each,
+        "first_token_ms": waits[len(waits) // 2] * 1000,
+    }
 
 
 def decode(port: int, model: str, streams: int, tokens: int = 256, repeats: int = 5) -> dict[str, Any]:
