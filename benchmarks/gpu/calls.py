@@ -30,45 +30,46 @@ import start
 from decode import FIRST_PORT, THREADS, Server, launch
 
 COUNTING = Path(__file__).resolve().parent / "counting"
+# See there. Not SIGUSR1 and SIGUSR2, which a library in a server's process may take for itself.
+BEGIN, END = signal.SIGRTMIN + 11, signal.SIGRTMIN + 12
 BURSTS = 4
 DIFFERENCES = 8  # lines
 WAITING = ("vllm/distributed/device_communicators/shm_broadcast.py", "vllm/distributed/utils.py")
-DEADLINE = 60.0  # seconds until a thread has written its counts; one that sleeps wakes up for the signal
-
-
-def check(server: Server) -> None:
-    """See that each thread takes the signal that begins its counting.
-
-    Raises:
-        SystemExit: one does not: another sitecustomize came first.
-    """
-    bit = 1 << (signal.SIGUSR1 - 1)
-    for thread, pid in server.pids.items():
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines())
-        if not int(status["SigCgt"], 16) & bit or int(status["SigBlk"], 16) & bit:
-            sys.exit(f"{thread} (process {pid}) does not count: it takes no SIGUSR1, see {COUNTING}")
+DEADLINE = 20.0  # seconds until a thread has written its counts; one that sleeps wakes up for the signal
 
 
 def counts(
     bench: start.Bench, arm: start.Arm, server: Server, streams: int, tokens: int
 ) -> dict[str, dict[str, float]]:
-    """Calls a token by function, for each of `THREADS`."""
-    asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, warm up"))
+    """Calls a token by function, for each of `THREADS`.
+
+    Raises:
+        SystemExit: a thread does not count.
+    """
     files = {thread: bench.caches / arm.cache / "tmp" / f"calls.{pid}.json" for thread, pid in server.pids.items()}
-    for thread, pid in server.pids.items():
-        files[thread].unlink(missing_ok=True)
-        os.kill(pid, signal.SIGUSR1)
-    made = 0.0
-    for n in range(BURSTS):
-        made += asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, {n}"))["tokens"]
-    for pid in server.pids.values():
-        os.kill(pid, signal.SIGUSR1)
-    end = time.monotonic() + DEADLINE
-    while not all(file.exists() for file in files.values()):
-        if time.monotonic() > end:
-            sys.exit(f"no counts in {', '.join(map(str, files.values()))}")
+
+    def load(label: str) -> float:
+        burst = probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, {label}")
+        return asyncio.run(burst)["tokens"]
+
+    load("warm up")
+    for file in files.values():
+        file.unlink(missing_ok=True)
+    tell(server, BEGIN)
+    made = sum(load(str(n)) for n in range(BURSTS))
+    tell(server, END)
+    deadline = time.monotonic() + DEADLINE
+    while missing := [thread for thread, file in files.items() if not file.exists()]:
+        if time.monotonic() > deadline:
+            sys.exit(f"{', '.join(missing)}: no counts; is {COUNTING} the first on the path with a sitecustomize?")
         time.sleep(0.05)
     return {thread: _by_function(file, made) for thread, file in files.items()}
+
+
+def tell(server: Server, number: int) -> None:
+    """Send the threads' processes a signal."""
+    for pid in server.pids.values():
+        os.kill(pid, number)
 
 
 def _by_function(file: Path, tokens: float) -> dict[str, float]:
@@ -109,10 +110,10 @@ def main() -> int:
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[int, dict[str, dict[str, dict[str, float]]]] = {int(n): {} for n in given.streams.split(",")}
     for name in dict.fromkeys(given.arms):
-        arm = replace(known[name], variables=known[name].variables | {"PYTHONPATH": f"{bench.source}:{COUNTING}"})
+        counting = {"PYTHONPATH": f"{bench.source}:{COUNTING}", "COUNT_CALLS": f"{BEGIN},{END}"}
+        arm = replace(known[name], variables=known[name].variables | counting)
         with ExitStack() as stack:
             server = launch(bench, arm, name, FIRST_PORT, stack).answering()
-            check(server)
             for streams, arms in found.items():
                 arms[name] = counts(bench, arm, server, streams, given.tokens)
     for streams, arms in found.items():

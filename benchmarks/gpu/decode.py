@@ -9,13 +9,16 @@ at a time, each with --utilization of the GPU (0.12); those that are not asked w
 of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that nobody was asked before. The first
 two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
 
-Two starts of one and the same server differ by more than most things that one would like to know. So a start counts
-once: the median of its rounds. An arm's ratio to the first arm is that of the means of their starts in one wave, and of
-more waves the mean, since the machine drifts; the interval (from 6 starts on) is drawn from the starts of each wave, by
-bootstrap. Told are tokens a second, tokens a second after the first one of each stream (1 / TPOT), time to the first
-token, and the CPU time a token of two threads: the event loop that serves the API, and the engine's. With --cpus these
-two threads of every server run on the same two CPUs, and the client on a third: CPUs of a shared host differ, and a
-process that keeps one keeps its luck.
+The machine changes from one round to the next, for all alike: so what a start did in a round is divided by what all
+starts did in it, on average. Two starts of one and the same server differ too: so a start counts once, the median of
+its rounds. An arm's ratio to the first arm is that of the means of their starts in one wave, and of more waves the
+mean; the interval (from 6 starts on) is drawn from the starts of each wave, by bootstrap. Told are tokens a second,
+tokens a second after the first one of each stream (1 / TPOT), time to the first token, and the CPU time a token of two
+threads: the event loop that serves the API, and the engine's. With --cpus these two threads of every server run on the
+same two CPUs, and the client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
+
+Two compilations of one model differ by several percent as well. So it is an error when a start compiles here (fill the
+caches before: `start.py ARM+cold`), and when plain vLLM with the caches of another arm loads something else than that.
 
 Servers that start at the same time disturb each other's measuring of the GPU's memory: --at-once needs
 --kv-cache-memory-bytes, which goes to each server.
@@ -28,6 +31,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -53,9 +57,11 @@ THREADS = {
     "engine": ("VLLM::EngineCore",),
 }
 CPU = {thread: f"{thread.lower()}_us" for thread in THREADS}
+LOADED = re.compile(r"Directly load AOT compilation from path (\S+)")
+COMPILED = re.compile(r"saved AOT compiled function to (\S+)")
 Burst = dict[str, float]
 FIGURES = probe.FIGURES | {figure: f"us of CPU a token, {thread}" for thread, figure in CPU.items()}
-Wave = dict[str, list[Burst]]  # the figures of each arm's starts
+Wave = dict[str, list[Burst]]  # the figures of each arm's starts, by those of all starts
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,28 @@ def launch(
     return Starting(name, port, log, process, asked)
 
 
+def same_code(logs: dict[str, str], starts: dict[str, start.Arm]) -> None:
+    """See that nothing was compiled beside others, and that plain vLLM runs what the arm compiled whose caches it has.
+
+    Args:
+        logs: what each start wrote so far.
+        starts: the arm of each.
+
+    Raises:
+        SystemExit: one compiled, or loaded something else.
+    """
+    loaded: dict[str, set[str]] = defaultdict(set)
+    for name, text in logs.items():
+        if found := COMPILED.search(text):
+            sys.exit(f"{name} compiled {found[1]} beside others: fill its caches before (start.py ARM+cold)")
+        if starts[name].ours:
+            loaded[starts[name].cache] |= set(LOADED.findall(text))
+    for name, text in logs.items():
+        cache, mine = starts[name].cache, set(LOADED.findall(text))
+        if not starts[name].ours and cache in loaded and mine - loaded[cache]:
+            sys.exit(f"{name} runs {', '.join(mine)}, those with the caches of {cache} {', '.join(loaded[cache])}")
+
+
 def pin(servers: Iterable[Server], cpus: Sequence[int]) -> None:
     """Put the threads of `THREADS` on these CPUs, the same for all servers, and this client on the last one."""
     *theirs, ours = cpus
@@ -156,6 +184,7 @@ def one_wave(
             ]
             servers |= {one.name: one.answering() for one in now}
             starting += now
+        same_code({one.name: one.log.read_text("utf-8", "replace") for one in starting}, starts)
         if given.cpus:
             pin(servers.values(), given.cpus)
             stack.callback(os.sched_setaffinity, 0, everywhere)
@@ -185,6 +214,16 @@ def ask(
 def own(bursts: Sequence[Burst]) -> Burst:
     """A start's figures."""
     return {figure: median(b[figure] for b in bursts) for figure in FIGURES}
+
+
+def relative(bursts: dict[str, list[Burst]]) -> dict[str, Burst]:
+    """Each start's figures, by the mean of all starts in the same round."""
+    rounds = zip(*bursts.values(), strict=True)
+    means = [{figure: mean(b[figure] for b in together) for figure in FIGURES} for together in rounds]
+    return {
+        name: own([{figure: b[figure] / m[figure] for figure in FIGURES} for b, m in zip(mine, means, strict=True)])
+        for name, mine in bursts.items()
+    }
 
 
 def compared(streams: int, waves: Sequence[Wave]) -> list[str]:
@@ -240,10 +279,10 @@ def main() -> int:
         for streams, bursts in asked.items():
             found[streams] |= bursts
             wave: Wave = {arm: [] for arm in given.arms}
+            figures = relative(bursts)
             for name, arm in names.items():
-                figures = own(bursts[name])
-                wave[arm].append(figures)
-                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in figures.items())
+                wave[arm].append(figures[name])
+                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in own(bursts[name]).items())
                 print(f"{streams:3} streams  {name:16} {said}")
             waves[streams].append(wave)
             print("\n".join(compared(streams, waves[streams])), flush=True)

@@ -7,7 +7,8 @@ A STEP is ARM[+cold][+layer][+fresh][+drop][+decode][+snap][+pack][+imports]; th
   arms     plain: python -m vllm.entrypoints.openai.api_server with the flags of the usual instructions.
            fast, default, eager: python -m bringup.inside with BRINGUP_PROFILE and the image's environment.
            --arm adds one of ours with more variables; those with the same CACHE share their caches. If its name begins
-           with "plain" it is plain vLLM, with the caches of CACHE: compiled once, two compilations differ by chance.
+           with "plain" it is plain vLLM with the caches of CACHE and the path of its model, by which vLLM tells what it
+           has compiled: compiled once, since two compilations differ by chance.
   cold     the arm's caches are emptied first; otherwise its start before filled them (run one +cold step first)
   layer    with /opt/bringup/warm, the caches that `bringup build --warm` bakes into the image; +pack made them
   pack     afterwards the arm's caches are packed as that layer
@@ -48,6 +49,7 @@ NAME = "bench"  # what the server calls the model
 DEADLINE = 400.0  # seconds until a start counts as failed
 STATE_DIR = "/var/lib/bringup"
 LAYER = Path("/opt/bringup/warm")
+MODELS = Path("/opt/bringup/models")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "CC", "VLLM_USE_FLASHINFER_SAMPLER", "VLLM_CPU_KVCACHE_SPACE")
 KEPT_PREFIXES = ("CUDA_", "NCCL_", "NVSHMEM_", "TORCH_SYMM_")  # what the machine's owner set for its GPUs
@@ -131,7 +133,8 @@ def command_line(bench: Bench, arm: Arm, records: Path, port: int = PORT) -> tup
         config = records.with_suffix(".logging.json")
         config.write_text(json.dumps(logging_config(records)), "utf-8")
         environment["VLLM_LOGGING_CONFIG_PATH"] = str(config)
-        argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(bench.model)]
+        model = bench.model if arm.cache == arm.name else MODELS / bench.locked
+        argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
         argv += ["--served-model-name", NAME, "--port", str(port), "--gpu-memory-utilization", bench.utilization]
         return argv, environment | arm.variables
     image.pop("PATH", None)

@@ -1,7 +1,8 @@
 """Python runs this first in every process of a server whose PYTHONPATH has this directory; calls.py puts it there.
 
-SIGUSR1 begins to count the calls of the main thread, the next one ends that and writes TMPDIR/calls.PID.json, rows of
-[file, function, "", calls of it], and [file, function, built-in function, calls of it that the function made].
+COUNT_CALLS has the numbers of two signals: one begins to count the calls of the main thread, the other ends that and
+writes TMPDIR/calls.PID.json, rows of [file, function, "", calls of it], and [file, function, built-in function, calls
+of it that the function made].
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+BEGIN, END = map(int, os.environ["COUNT_CALLS"].split(","))
 counted: Counter[tuple[CodeType, str]] = Counter()
 
 
@@ -26,12 +28,14 @@ def count(frame: FrameType, event: str, argument: Any) -> None:
         counted[frame.f_code, getattr(argument, "__qualname__", "") or repr(argument)] += 1
 
 
-def turn(_number: int, _frame: FrameType | None) -> None:
-    """Begin, or end and write."""
-    if sys.getprofile() is None:
-        counted.clear()
-        sys.setprofile(count)
-        return
+def begin(_number: int, _frame: FrameType | None) -> None:
+    """Count from now on."""
+    counted.clear()
+    sys.setprofile(count)
+
+
+def end(_number: int, _frame: FrameType | None) -> None:
+    """No more, and write."""
     sys.setprofile(None)
     rows = [[code.co_filename, code.co_qualname, builtin, n] for (code, builtin), n in counted.items()]
     file = Path(os.environ["TMPDIR"], f"calls.{os.getpid()}.json")
@@ -39,5 +43,6 @@ def turn(_number: int, _frame: FrameType | None) -> None:
     file.with_suffix(".part").replace(file)
 
 
-signal.signal(signal.SIGUSR1, turn)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # whoever started us may have blocked it
+signal.signal(BEGIN, begin)
+signal.signal(END, end)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {BEGIN, END})  # whoever started us may have blocked them
