@@ -4,18 +4,19 @@
 usage: decode.py --model DIR --out FILE [--waves N] [--at-once N] [--rounds N] [--streams N,...] [--tokens N]
                  [--arm NAME[@CACHE]:...] ARM...
 
-The arms are those of start.py, each started as often as it is named. All of a wave are started, --at-once (1) of them
-at a time, each with --utilization of the GPU (0.12); those that are not asked wait, and use nothing. A round asks each
-of them once, in an order drawn anew: --tokens (256) a stream, greedy, prompts that nobody was asked before. The first
-two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
+The arms are those of start.py, each started as often as it is named. All of a wave are started, in an order drawn anew
+and --at-once (1) of them at a time, each with --utilization of the GPU (0.12); those that are not asked wait, and use
+nothing. They are asked in turns: a turn asks one start of each arm, in an order drawn anew, and a round is so many
+turns that each start is asked. To ask is --tokens (64) a stream, greedy, prompts that nobody was asked before. The
+first two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
 
-The machine changes from one round to the next, for all alike: so what a start did in a round is divided by what all
-starts did in it, on average. Two starts of one and the same server differ too: so a start counts once, the median of
-its rounds. An arm's ratio to the first arm is that of the means of their starts in one wave, and of more waves the
-mean; the interval (from 6 starts on) is drawn from the starts of each wave, by bootstrap. Told are tokens a second,
-tokens a second after the first one of each stream (1 / TPOT), time to the first token, and the CPU time a token of two
-threads: the event loop that serves the API, and the engine's. With --cpus these two threads of every server run on the
-same two CPUs, and the client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
+The machine changes within a second, for all alike, and a turn is short: so what a start did is divided by the mean of
+its turn. Two starts of one and the same server differ too: so a start counts once, the median of its turns. An arm's
+ratio to the first arm is that of the means of their starts in one wave, and of more waves the mean; the interval (from
+6 starts on) is drawn from the starts of each wave, by bootstrap. Told are tokens a second, tokens a second after the
+first one of each stream (1 / TPOT), time to the first token, and the CPU time a token of two threads: the event loop
+that serves the API, and the engine's. With --cpus these two threads of every server run on the same two CPUs, and the
+client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
 
 Two compilations of one model differ by several percent as well. So it is an error when a start compiles here (fill the
 caches before: `start.py ARM+cold`), and when plain vLLM with the caches of another arm loads something else than that.
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -61,7 +63,8 @@ LOADED = re.compile(r"Directly load AOT compilation from path (\S+)")
 COMPILED = re.compile(r"saved AOT compiled function to (\S+)")
 Burst = dict[str, float]
 FIGURES = probe.FIGURES | {figure: f"us of CPU a token, {thread}" for thread, figure in CPU.items()}
-Wave = dict[str, list[Burst]]  # the figures of each arm's starts, by those of all starts
+Turn = dict[str, Burst]  # by start
+Wave = dict[str, list[Burst]]  # the figures of each arm's starts, by the means of their turns
 
 
 @dataclass(frozen=True)
@@ -170,11 +173,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def one_wave(
     bench: start.Bench, starts: dict[str, start.Arm], given: argparse.Namespace, draw: random.Random
-) -> dict[int, dict[str, list[Burst]]]:
-    """Start them, ask them, end them: what each did in each round that counts, by number of streams."""
+) -> dict[int, list[Turn]]:
+    """Start them, ask them, end them: the turns that count, by number of streams."""
     everywhere = os.sched_getaffinity(0)
     extra = [f"--kv-cache-memory-bytes={given.kv_cache_memory_bytes}"] if given.kv_cache_memory_bytes else []
-    order, servers = list(starts), dict[str, Server]()
+    order, servers = draw.sample(list(starts), len(starts)), dict[str, Server]()
     with ExitStack() as stack:
         starting: list[Starting] = []
         for first in range(0, len(order), given.at_once):
@@ -188,42 +191,54 @@ def one_wave(
         if given.cpus:
             pin(servers.values(), given.cpus)
             stack.callback(os.sched_setaffinity, 0, everywhere)
-        found = {n: ask(servers, n, given.tokens, given.rounds, draw) for n in given.streams}
+        arms: dict[str, list[str]] = defaultdict(list)
+        for name, arm in starts.items():
+            arms[arm.name].append(name)
+        found: dict[int, list[Turn]] = {n: [] for n in given.streams}
+        for n, r in itertools.product(given.streams, range(WARM_UP + given.rounds)):
+            for number, turn in enumerate(turns(list(arms.values()), draw)):
+                asked = ask(servers, turn, n, given.tokens, f"{n} streams, round {r}, turn {number}")
+                found[n] += [asked] if r >= WARM_UP else []
         for one in starting:
             one.process.send_signal(signal.SIGTERM)
     return found
 
 
-def ask(
-    servers: dict[str, Server], streams: int, tokens: int, rounds: int, draw: random.Random
-) -> dict[str, list[Burst]]:
-    """What each start did in each round that counts."""
-    found: dict[str, list[Burst]] = defaultdict(list)
-    for n in range(rounds + WARM_UP):
-        for name in draw.sample(list(servers), len(servers)):
-            label, server = f"{streams} streams, round {n}, {name}", servers[name]
-            before = {thread: cpu_seconds(pid) for thread, pid in server.pids.items()}
-            burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, label))
-            for thread, pid in server.pids.items():
-                burst[CPU[thread]] = (cpu_seconds(pid) - before[thread]) / burst["tokens"] * 1e6
-            if n >= WARM_UP:
-                found[name].append(burst)
+def turns(arms: Sequence[Sequence[str]], draw: random.Random) -> list[list[str]]:
+    """A round: in each turn a start of each arm, and each start at least once."""
+    shuffled = [draw.sample(starts, len(starts)) for starts in arms]
+    each = [[starts[n % len(starts)] for starts in shuffled] for n in range(max(map(len, arms)))]
+    return [draw.sample(turn, len(turn)) for turn in each]
+
+
+def ask(servers: dict[str, Server], turn: Sequence[str], streams: int, tokens: int, label: str) -> Turn:
+    """One after the other: what each did."""
+    found = {}
+    for name in turn:
+        server = servers[name]
+        before = {thread: cpu_seconds(pid) for thread, pid in server.pids.items()}
+        burst = asyncio.run(
+            probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, {label}, {name}")
+        )
+        for thread, pid in server.pids.items():
+            burst[CPU[thread]] = (cpu_seconds(pid) - before[thread]) / burst["tokens"] * 1e6
+        found[name] = burst
     return found
 
 
-def own(bursts: Sequence[Burst]) -> Burst:
-    """A start's figures."""
-    return {figure: median(b[figure] for b in bursts) for figure in FIGURES}
+def by_start(asked: Sequence[Turn]) -> dict[str, Burst]:
+    """Each start's figures: the medians of its turns."""
+    bursts: dict[str, list[Burst]] = defaultdict(list)
+    for turn in asked:
+        for name, burst in turn.items():
+            bursts[name].append(burst)
+    return {name: {figure: median(b[figure] for b in mine) for figure in FIGURES} for name, mine in bursts.items()}
 
 
-def relative(bursts: dict[str, list[Burst]]) -> dict[str, Burst]:
-    """Each start's figures, by the mean of all starts in the same round."""
-    rounds = zip(*bursts.values(), strict=True)
-    means = [{figure: mean(b[figure] for b in together) for figure in FIGURES} for together in rounds]
-    return {
-        name: own([{figure: b[figure] / m[figure] for figure in FIGURES} for b, m in zip(mine, means, strict=True)])
-        for name, mine in bursts.items()
-    }
+def relative(turn: Turn) -> Turn:
+    """What each did, by the mean of the turn."""
+    means = {figure: mean(burst[figure] for burst in turn.values()) for figure in FIGURES}
+    return {name: {figure: burst[figure] / means[figure] for figure in FIGURES} for name, burst in turn.items()}
 
 
 def compared(streams: int, waves: Sequence[Wave]) -> list[str]:
@@ -250,7 +265,7 @@ def known(pairs: Sequence[tuple[list[float], list[float]]]) -> str:
 def main() -> int:
     """Start, ask, compare; what is known is told and written after each wave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    start.options(parser, "JSON file of all rounds; the logs lie beside it", "0.12")
+    start.options(parser, "JSON file of all turns; the logs lie beside it", "0.12")
     parser.add_argument("--waves", type=int, default=1)
     parser.add_argument("--at-once", type=int, default=1, metavar="N")
     parser.add_argument("--kv-cache-memory-bytes", type=int, metavar="N")
@@ -260,7 +275,7 @@ def main() -> int:
     parser.add_argument(
         "--cpus", type=cpu_numbers, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores"
     )
-    parser.add_argument("--tokens", type=int, default=256, help="of each stream")
+    parser.add_argument("--tokens", type=int, default=64, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
     if given.at_once > 1 and not given.kv_cache_memory_bytes:
@@ -269,21 +284,20 @@ def main() -> int:
     bench.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"GPU: {bench.gpu.name()}", flush=True)
     draw = random.Random(given.seed)  # noqa: S311 - an order
-    found: dict[int, dict[str, list[Burst]]] = {n: {} for n in given.streams}
+    found: dict[int, list[Turn]] = {n: [] for n in given.streams}
     waves: dict[int, list[Wave]] = {n: [] for n in given.streams}
     result: dict[str, Any] = {"gpu": bench.gpu.name(), "arms": given.arms, "tokens": given.tokens, "cpus": given.cpus,
                               "streams": found}  # fmt: skip
     for n in range(1, given.waves + 1):
         names = named(given.arms, n)
         asked = one_wave(bench, {name: arms[arm] for name, arm in names.items()}, given, draw)
-        for streams, bursts in asked.items():
-            found[streams] |= bursts
-            wave: Wave = {arm: [] for arm in given.arms}
-            figures = relative(bursts)
-            for name, arm in names.items():
-                wave[arm].append(figures[name])
-                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in own(bursts[name]).items())
+        for streams, asked_turns in asked.items():
+            found[streams] += asked_turns
+            for name, figures in by_start(asked_turns).items():
+                said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in figures.items())
                 print(f"{streams:3} streams  {name:16} {said}")
+            own = by_start([relative(turn) for turn in asked_turns])
+            wave: Wave = {arm: [own[name] for name in names if names[name] == arm] for arm in given.arms}
             waves[streams].append(wave)
             print("\n".join(compared(streams, waves[streams])), flush=True)
         bench.out.write_text(json.dumps(result), "utf-8")

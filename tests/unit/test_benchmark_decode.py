@@ -27,19 +27,30 @@ def decode() -> Iterator[Any]:
             del sys.modules[name]
 
 
-def test_relative_takes_out_what_hits_all_in_a_round(decode: Any) -> None:
+def test_a_turn_takes_out_what_hits_all(decode: Any) -> None:
     draw = random.Random(0)
-    machine = [draw.uniform(0.5, 2) for _ in range(9)]
-    bursts = {
-        name: [dict.fromkeys(decode.FIGURES, speed * now) for now in machine]
-        for name, speed in (("plain.1.1", 100.0), ("default.1.1", 98.0))
-    }
-    found = decode.relative(bursts)
+    asked = []
+    for _ in range(9):
+        machine = draw.uniform(0.5, 2)
+        speeds = {"plain.1.1": 100 * machine, "default.1.1": 98 * machine}
+        asked.append({name: dict.fromkeys(decode.FIGURES, speed) for name, speed in speeds.items()})
+    own = decode.by_start([decode.relative(turn) for turn in asked])
     for figure in decode.FIGURES:
-        assert found["plain.1.1"][figure] == pytest.approx(100 / 99)
-        assert found["default.1.1"][figure] == pytest.approx(98 / 99)
-    (said, *_) = decode.compared(1, [{"plain": [found["plain.1.1"]], "default": [found["default.1.1"]]}])
+        assert own["plain.1.1"][figure] == pytest.approx(100 / 99)
+        assert own["default.1.1"][figure] == pytest.approx(98 / 99)
+    (said, *_) = decode.compared(1, [{"plain": [own["plain.1.1"]], "default": [own["default.1.1"]]}])
     assert "default by plain, tokens/s: 0.980 (1 and 1 starts: no interval)" in said
+
+
+def test_a_turn_has_one_start_of_each_arm_and_a_round_all_starts(decode: Any) -> None:
+    arms = [["a.1.1", "a.1.2", "a.1.3"], ["b.1.1", "b.1.2", "b.1.3"], ["c.1.1"]]
+    draw = random.Random(0)
+    rounds = [decode.turns(arms, draw) for _ in range(50)]
+    for turns in rounds:
+        assert all(sorted(name[0] for name in turn) == ["a", "b", "c"] for turn in turns)
+        assert {name for turn in turns for name in turn} == {name for arm in arms for name in arm}
+    first = [turns[0] for turns in rounds]
+    assert len({tuple(turn) for turn in first}) > 20  # another order, other starts side by side
 
 
 @pytest.mark.parametrize(
