@@ -18,7 +18,7 @@ first one of each stream (1 / TPOT), time to the first token, and the CPU time a
 that serves the API, and the engine's. With --cpus these two threads of every server run on the same two CPUs, and the
 client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
 
-Two compilations of one model differ by several percent as well. So it is an error when a start compiles here (fill the
+Two compilations of one model may differ as well. So it is an error when a start compiles here (fill the
 caches before: `start.py ARM+cold`), and when plain vLLM with the caches of another arm loads something else than that.
 
 Servers that start at the same time disturb each other's measuring of the GPU's memory: --at-once needs
@@ -212,14 +212,12 @@ def turns(arms: Sequence[Sequence[str]], draw: random.Random) -> list[list[str]]
 
 
 def ask(servers: dict[str, Server], turn: Sequence[str], streams: int, tokens: int, label: str) -> Turn:
-    """One after the other: what each did."""
+    """One after the other, each what nobody was asked under this label: what each did."""
     found = {}
     for name in turn:
         server = servers[name]
         before = {thread: cpu_seconds(pid) for thread, pid in server.pids.items()}
-        burst = asyncio.run(
-            probe.burst(server.port, start.NAME, streams, tokens, f"{streams} streams, {label}, {name}")
-        )
+        burst = asyncio.run(probe.burst(server.port, start.NAME, streams, tokens, f"{label}, {name}"))
         for thread, pid in server.pids.items():
             burst[CPU[thread]] = (cpu_seconds(pid) - before[thread]) / burst["tokens"] * 1e6
         found[name] = burst
