@@ -18,8 +18,9 @@ first one of each stream (1 / TPOT), time to the first token, and the CPU time a
 that serves the API, and the engine's. With --cpus these two threads of every server run on the same two CPUs, and the
 client on a third: CPUs of a shared host differ, and a process that keeps one keeps its luck.
 
-Two compilations of one model may differ as well. So it is an error when a start compiles here (fill the
-caches before: `start.py ARM+cold`), and when plain vLLM with the caches of another arm loads something else than that.
+Two compilations of one model may differ as well. So it is an error when a start compiles here (fill the caches before:
+`start.py ARM+cold`), and when plain vLLM with the caches of another arm loads something else than that: by the verdicts
+of `bringup up`, so that this needs the package bringup on its path.
 
 Servers that start at the same time disturb each other's measuring of the GPU's memory: --at-once needs
 --kv-cache-memory-bytes, which goes to each server.
@@ -29,17 +30,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,9 @@ import start
 from spread import LEAST, bootstrap
 from watch import command, cpu_seconds, family
 
+from bringup import caches
+from bringup.timeline import read_events
+
 FIRST_PORT = 18000  # above the usual ones, below the ephemeral ones
 WARM_UP = 2  # rounds
 # How the process of each is called; it is about its first thread.
@@ -59,8 +61,6 @@ THREADS = {
     "engine": ("VLLM::EngineCore",),
 }
 CPU = {thread: f"{thread.lower()}_us" for thread in THREADS}
-LOADED = re.compile(r"Directly load AOT compilation from path (\S+)")
-COMPILED = re.compile(r"saved AOT compiled function to (\S+)")
 Burst = dict[str, float]
 FIGURES = probe.FIGURES | {figure: f"us of CPU a token, {thread}" for thread, figure in CPU.items()}
 Turn = dict[str, Burst]  # by start
@@ -104,9 +104,9 @@ class Starting:
         return Server(self.port, pids)
 
 
-def named(arms: Sequence[str], wave: int) -> dict[str, str]:
-    """A name for each start of a wave, ARM.WAVE.NUMBER, and its arm."""
-    return {f"{arm}.{wave}.{arms[:n].count(arm) + 1}": arm for n, arm in enumerate(arms)}
+def named(arms: Sequence[str], wave: int) -> dict[str, list[str]]:
+    """A name for each start of a wave, ARM.WAVE.NUMBER, by arm."""
+    return {arm: [f"{arm}.{wave}.{n}" for n in range(1, arms.count(arm) + 1)] for arm in arms}
 
 
 def launch(
@@ -123,7 +123,7 @@ def launch(
     return Starting(name, port, log, process, asked)
 
 
-def same_code(logs: dict[str, str], starts: dict[str, start.Arm]) -> None:
+def same_code(logs: Mapping[str, str], starts: Mapping[str, start.Arm]) -> None:
     """See that nothing was compiled beside others, and that plain vLLM runs what the arm compiled whose caches it has.
 
     Args:
@@ -133,16 +133,22 @@ def same_code(logs: dict[str, str], starts: dict[str, start.Arm]) -> None:
     Raises:
         SystemExit: one compiled, or loaded something else.
     """
-    loaded: dict[str, set[str]] = defaultdict(set)
+    loaded: dict[str, set[str]] = {}
     for name, text in logs.items():
-        if found := COMPILED.search(text):
-            sys.exit(f"{name} compiled {found[1]} beside others: fill its caches before (start.py ARM+cold)")
+        found = next(c for c in caches.judge(read_events(text), None, None).caches if c.name == "vllm-aot")
+        if found.verdict is caches.Answer.MISS:
+            said = ", ".join(found.evidence)
+            sys.exit(f"{name} compiled ({said}) beside others: fill its caches before (start.py ARM+cold)")
+        loaded[name] = set(found.evidence) if found.verdict is caches.Answer.HIT else set()
+    ours: dict[str, set[str]] = defaultdict(set)
+    for name, code in loaded.items():
         if starts[name].ours:
-            loaded[starts[name].cache] |= set(LOADED.findall(text))
-    for name, text in logs.items():
-        cache, mine = starts[name].cache, set(LOADED.findall(text))
-        if not starts[name].ours and cache in loaded and mine - loaded[cache]:
-            sys.exit(f"{name} runs {', '.join(mine)}, those with the caches of {cache} {', '.join(loaded[cache])}")
+            ours[starts[name].cache] |= code
+    for name, code in loaded.items():
+        cache = starts[name].cache
+        if not starts[name].ours and cache in ours and code - ours[cache]:
+            said, other = (", ".join(sorted(lines)) for lines in (code, ours[cache]))
+            sys.exit(f"{name} runs other code ({said}) than what has the caches of {cache} ({other})")
 
 
 def pin(servers: Iterable[Server], cpus: Sequence[int]) -> None:
@@ -172,11 +178,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def one_wave(
-    bench: start.Bench, starts: dict[str, start.Arm], given: argparse.Namespace, draw: random.Random
-) -> dict[int, list[Turn]]:
+    bench: start.Bench, arms: Mapping[str, start.Arm], names: Mapping[str, list[str]], given: argparse.Namespace,
+    draw: random.Random,
+) -> dict[int, list[Turn]]:  # fmt: skip
     """Start them, ask them, end them: the turns that count, by number of streams."""
     everywhere = os.sched_getaffinity(0)
     extra = [f"--kv-cache-memory-bytes={given.kv_cache_memory_bytes}"] if given.kv_cache_memory_bytes else []
+    starts = {name: arms[arm] for arm, mine in names.items() for name in mine}
     order, servers = draw.sample(list(starts), len(starts)), dict[str, Server]()
     with ExitStack() as stack:
         starting: list[Starting] = []
@@ -191,16 +199,23 @@ def one_wave(
         if given.cpus:
             pin(servers.values(), given.cpus)
             stack.callback(os.sched_setaffinity, 0, everywhere)
-        arms: dict[str, list[str]] = defaultdict(list)
-        for name, arm in starts.items():
-            arms[arm.name].append(name)
-        found: dict[int, list[Turn]] = {n: [] for n in given.streams}
-        for n, r in itertools.product(given.streams, range(WARM_UP + given.rounds)):
-            for number, turn in enumerate(turns(list(arms.values()), draw)):
-                asked = ask(servers, turn, n, given.tokens, f"{n} streams, round {r}, turn {number}")
-                found[n] += [asked] if r >= WARM_UP else []
+        found = {n: asked_all(servers, list(names.values()), n, given, draw) for n in given.streams}
         for one in starting:
             one.process.send_signal(signal.SIGTERM)
+    return found
+
+
+def asked_all(
+    servers: Mapping[str, Server], arms: Sequence[Sequence[str]], streams: int, given: argparse.Namespace,
+    draw: random.Random,
+) -> list[Turn]:  # fmt: skip
+    """Ask all of them, round by round: the turns that count."""
+    found = []
+    for r in range(WARM_UP + given.rounds):
+        for number, turn in enumerate(turns(arms, draw)):
+            asked = ask(servers, turn, streams, given.tokens, f"{streams} streams, round {r}, turn {number}")
+            if r >= WARM_UP:
+                found.append(asked)
     return found
 
 
@@ -211,7 +226,7 @@ def turns(arms: Sequence[Sequence[str]], draw: random.Random) -> list[list[str]]
     return [draw.sample(turn, len(turn)) for turn in each]
 
 
-def ask(servers: dict[str, Server], turn: Sequence[str], streams: int, tokens: int, label: str) -> Turn:
+def ask(servers: Mapping[str, Server], turn: Sequence[str], streams: int, tokens: int, label: str) -> Turn:
     """One after the other, each what nobody was asked under this label: what each did."""
     found = {}
     for name in turn:
@@ -288,15 +303,13 @@ def main() -> int:
                               "streams": found}  # fmt: skip
     for n in range(1, given.waves + 1):
         names = named(given.arms, n)
-        asked = one_wave(bench, {name: arms[arm] for name, arm in names.items()}, given, draw)
-        for streams, asked_turns in asked.items():
+        for streams, asked_turns in one_wave(bench, arms, names, given, draw).items():
             found[streams] += asked_turns
             for name, figures in by_start(asked_turns).items():
                 said = ", ".join(f"{value:.1f} {FIGURES[figure]}" for figure, value in figures.items())
                 print(f"{streams:3} streams  {name:16} {said}")
             own = by_start([relative(turn) for turn in asked_turns])
-            wave: Wave = {arm: [own[name] for name in names if names[name] == arm] for arm in given.arms}
-            waves[streams].append(wave)
+            waves[streams].append({arm: [own[name] for name in mine] for arm, mine in names.items()})
             print("\n".join(compared(streams, waves[streams])), flush=True)
         bench.out.write_text(json.dumps(result), "utf-8")
     return 0

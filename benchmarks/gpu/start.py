@@ -8,7 +8,7 @@ A STEP is ARM[+cold][+layer][+fresh][+drop][+decode][+snap][+pack][+imports]; th
            fast, default, eager: python -m bringup.inside with BRINGUP_PROFILE and the image's environment.
            --arm adds one of ours with more variables; those with the same CACHE share their caches. If its name begins
            with "plain" it is plain vLLM with the caches of CACHE and the path of its model, by which vLLM tells what it
-           has compiled: compiled once, since two compilations differ by chance.
+           has compiled: compiled once, since two compilations may differ.
   cold     the arm's caches are emptied first; otherwise its start before filled them (run one +cold step first)
   layer    with /opt/bringup/warm, the caches that `bringup build --warm` bakes into the image; +pack made them
   pack     afterwards the arm's caches are packed as that layer

@@ -13,6 +13,7 @@ import pytest
 
 DIRECTORY = Path(__file__).parents[2] / "benchmarks/gpu"
 HIT = "INFO Directly load AOT compilation from path /caches/torch_aot_compile/{}/rank_0_0/model\n"
+READY = "INFO 11-29 09:20:00 [core.py:340] init engine (profile, create kv cache, warmup model) took {} s\n"
 MISS = "INFO saved AOT compiled function to /caches/torch_aot_compile/{}/rank_0_0/model\n"
 
 
@@ -58,6 +59,7 @@ def test_a_turn_has_one_start_of_each_arm_and_a_round_all_starts(decode: Any) ->
     [
         (HIT.format("a"), HIT.format("a"), ""),
         ("", "", ""),  # a CPU, or eager: nothing of the kind
+        (READY.format(13), READY.format(32), ""),
         (HIT.format("b"), HIT.format("a"), "plain-same.1.1 runs .*/b/.* default .*/a/"),
         (HIT.format("a"), MISS.format("a"), "default.1.1 compiled .*/a/.*start.py ARM\\+cold"),
         (MISS.format("a"), HIT.format("a"), "plain-same.1.1 compiled .*/a/"),
