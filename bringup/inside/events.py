@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def start_file(path: Path) -> None:
     Raises:
         OSError: the directory cannot be written.
     """
-    if path.exists():
+    with suppress(FileNotFoundError):  # no start before, or another one that begins now was quicker
         path.replace(path.with_name("server.previous.jsonl"))
     path.touch(0o664)
 

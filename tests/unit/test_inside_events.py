@@ -131,6 +131,24 @@ def test_a_start_keeps_the_file_of_the_start_before(tmp_path: Path) -> None:
     assert path.with_name("server.previous.jsonl").read_text() == "second"
 
 
+def test_starts_that_begin_together_do_not_take_the_file_from_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "server.jsonl"
+    events.start_file(path)
+    replace = Path.replace
+
+    def after_another(self: Path, target: Path) -> Path:
+        replace(self, target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", after_another)
+    events.start_file(path)
+    assert path.read_text() == ""
+    with pytest.raises(FileNotFoundError):  # a directory that is not there is still told
+        events.start_file(tmp_path / "missing" / "server.jsonl")
+
+
 def test_the_configuration_is_a_dictconfig(tmp_path: Path) -> None:
     path = tmp_path / "server.jsonl"
     config = json.loads(json.dumps(events.logging_config(path, {"VLLM_LOGGING_LEVEL": "debug"})))
