@@ -27,7 +27,7 @@ from pathlib import Path
 
 import probe
 import start
-from decode import FIRST_PORT, THREADS, Server, launch
+from decode import FIRST_PORT, THREADS, Server, launch, numbers
 
 COUNTING = Path(__file__).resolve().parent / "counting"
 # See there. Not SIGUSR1 and SIGUSR2, which a library in a server's process may take for itself.
@@ -102,13 +102,13 @@ def main() -> int:
     """Start, ask, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     start.options(parser, "JSON file of all counts; the logs lie beside it", "0.3")
-    parser.add_argument("--streams", default="1")
+    parser.add_argument("--streams", type=numbers, default=[1])
     parser.add_argument("--tokens", type=int, default=256, help="of each stream")
     parser.add_argument("arms", nargs="+", metavar="ARM")
     given = parser.parse_args()
     bench, known = start.opened(parser, given, given.arms)
     bench.out.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[int, dict[str, dict[str, dict[str, float]]]] = {int(n): {} for n in given.streams.split(",")}
+    found: dict[int, dict[str, dict[str, dict[str, float]]]] = {n: {} for n in given.streams}
     for name in dict.fromkeys(given.arms):
         counting = {"PYTHONPATH": f"{bench.source}:{COUNTING}", "COUNT_CALLS": f"{BEGIN},{END}"}
         arm = replace(known[name], variables=known[name].variables | counting)

@@ -160,9 +160,14 @@ def pin(servers: Iterable[Server], cpus: Sequence[int]) -> None:
     os.sched_setaffinity(0, {ours})
 
 
+def numbers(text: str) -> list[int]:
+    """Numbers with commas between, as argparse's `type`."""
+    return [int(word) for word in text.split(",")]
+
+
 def cpu_numbers(text: str) -> list[int]:
     """As many CPUs as are pinned, as argparse's `type`."""
-    if len(found := [int(word) for word in text.split(",")]) != len(THREADS) + 1:
+    if len(found := numbers(text)) != len(THREADS) + 1:
         raise argparse.ArgumentTypeError(f"{len(found)} CPUs, needed are {len(THREADS) + 1}")
     return found
 
@@ -284,7 +289,7 @@ def main() -> int:
     parser.add_argument("--kv-cache-memory-bytes", type=int, metavar="N")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",")], default=[1, 64])
+    parser.add_argument("--streams", type=numbers, default=[1, 64])
     parser.add_argument(
         "--cpus", type=cpu_numbers, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores"
     )

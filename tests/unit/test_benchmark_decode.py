@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-DIRECTORY = Path(__file__).parents[2] / "benchmarks/gpu"
 HIT = "INFO Directly load AOT compilation from path /caches/torch_aot_compile/{}/rank_0_0/model\n"
 READY = "INFO 11-29 09:20:00 [core.py:340] init engine (profile, create kv cache, warmup model) took {} s\n"
 MISS = "INFO saved AOT compiled function to /caches/torch_aot_compile/{}/rank_0_0/model\n"
 
 
 @pytest.fixture(scope="module")
-def decode() -> Iterator[Any]:
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(DIRECTORY)
-        yield importlib.import_module("decode")
-    for name in set(sys.modules) - before:  # "start" and "watch" are names that others may have
-        if str(DIRECTORY) in (getattr(sys.modules[name], "__file__", None) or ""):
-            del sys.modules[name]
+def decode(gpu_benchmark: Callable[[str], Any]) -> Any:
+    return gpu_benchmark("decode")
 
 
 def test_a_turn_takes_out_what_hits_all(decode: Any) -> None:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks/gpu/spread.py"
-
 
 @pytest.fixture(scope="module")
-def spread() -> Any:
-    spec = importlib.util.spec_from_file_location("spread", FILE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def spread(gpu_benchmark: Callable[[str], Any]) -> Any:
+    return gpu_benchmark("spread")
 
 
 def test_interval_of_the_median_is_of_two_of_the_values(spread: Any) -> None:
