@@ -241,7 +241,7 @@ def main(argv: list[str]) -> None:
     spawns = os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     if "standby" in on and spawns:
         alone = not any(_WORKERS.fullmatch(word.partition("=")[0]) for word in argv)
-        waiting = standby.start(option(argv, "--model"), device=alone)
+        waiting = standby.start(option(argv, "--model"), device=alone and "device" in on)
     packed = install_pack() if "pack" in on else None
     if "gc" in on:
         gc.disable()

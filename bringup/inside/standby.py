@@ -219,11 +219,16 @@ def become(environment: dict[str, str], fds: list[int]) -> None:
         torch.set_num_threads(int(threads))  # torch reads the variable only while it is imported
     os.environ.clear()
     os.environ.update(environment)
-    collect_again_when_ready()
-    load_tokenizer_beside()
-    if environment.get("BRINGUP_FLAVOUR") == "gpu":  # on a CPU this process computes nothing, its worker does
-        keep_frozen()
-        threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
+    on = parts(environment)
+    computes = environment.get("BRINGUP_FLAVOUR") == "gpu"  # on a CPU a process of its own does, the worker
+    if "gc" in on:
+        collect_again_when_ready()
+        if computes:
+            keep_frozen()
+    if "overlap" in on:
+        load_tokenizer_beside()
+        if computes:
+            threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
     tracker, pipe, _alive = fds  # the third is closed by the end of this process, and that is its whole use
     sys.argv = ["-c", "--multiprocessing-fork"]
     multiprocessing.spawn.spawn_main(tracker_fd=tracker, pipe_handle=pipe)
@@ -298,7 +303,9 @@ def keep_frozen() -> None:
 
 def main(fd: int, directory: str, device: bool = True) -> None:
     """Warm up, wait for the engine's start, become it."""
-    gc.disable()
+    on = parts(os.environ)
+    if "gc" in on:
+        gc.disable()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # until used; the API process decides when to stop
     channel = socket.socket(fileno=fd)
@@ -306,11 +313,12 @@ def main(fd: int, directory: str, device: bool = True) -> None:
     with suppress(ImportError):
         # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
-    packed = pack.install() if "pack" in parts(os.environ) else None
+    packed = pack.install() if "pack" in on else None
     warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory, device)
     if packed:
         packed.cool()
-    gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
+    if "gc" in on:
+        gc.freeze()  # vLLM collects garbage several times while it builds the engine: what was imported is none
     with channel:
         given = receive(channel)
     if given is None:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import pytest
 
 from bringup.inside import marks, standby
+from bringup.inside.parts import VARIABLE
 from tests.unit.launchfakes import fake_vllm, reached, wait_for
 
 PROGRAM = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd={}, pipe_handle={})"
@@ -393,6 +395,19 @@ def test_not_used_it_ends(life: dict[str, Any]) -> None:
     assert "become" not in life
 
 
+def test_garbage_is_collected_as_ever_where_that_part_is_left_out(
+    life: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "standby")
+    ours, theirs = socket.socketpair()
+    ours.close()
+    frozen = gc.get_freeze_count()
+    standby.main(theirs.detach(), "/m")
+    assert life["warm"][:2] == ("cpu", "/m")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+
+
 def test_without_a_title_it_works_as_well(life: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "setproctitle", None)
     ours, theirs = socket.socketpair()
@@ -529,13 +544,24 @@ def test_another_release_thaws_where_it_does(source: str | None, vllm: Path) -> 
         assert not hasattr(importlib.import_module("vllm.v1.worker.gpu_worker").Worker, "compile_or_warm_up_model")
 
 
-@pytest.mark.parametrize(("flavour", "does"), [("gpu", ["compilers", "frozen"]), ("cpu", [])])
-def test_only_where_this_process_computes(
-    flavour: str, does: list[str], spawned: list[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("flavour", "on", "does"),
+    [
+        ("gpu", "all", ["again", "compilers", "frozen", "tokenizer"]),
+        ("cpu", "all", ["again", "tokenizer"]),  # there another process computes
+        ("gpu", "standby,gc", ["again", "frozen"]),
+        ("gpu", "standby,overlap", ["compilers", "tokenizer"]),
+        ("gpu", "standby", []),
+    ],
+)
+def test_what_is_changed_in_the_engines_process(
+    flavour: str, on: str, does: list[str], spawned: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr(standby, "keep_frozen", lambda: done.append("frozen"))
-    monkeypatch.setattr(standby, "hash_compilers", lambda: done.append("compilers"))
-    standby.become({"BRINGUP_FLAVOUR": flavour}, [11, 12, 13])
+    changes = {"collect_again_when_ready": "again", "keep_frozen": "frozen", "load_tokenizer_beside": "tokenizer",
+               "hash_compilers": "compilers"}  # fmt: skip
+    for function, called in changes.items():
+        monkeypatch.setattr(standby, function, partial(done.append, called))
+    standby.become({"BRINGUP_FLAVOUR": flavour, VARIABLE: on}, [11, 12, 13])
     wait_for("compilers")
     assert sorted(done) == does
