@@ -4,17 +4,19 @@
 usage: calls.py --model DIR --out FILE [--streams N,...] [--tokens N] [--arm NAME[@CACHE]:...] ARM...
 
 The arms are those of start.py. Each is started alone, warmed up, and asked with --streams (1) at once for --tokens
-(256) each, while every call of two threads is counted: of the API's event loop, and of the engine's. That slows them
-down, so that no time is told; but a count is nearly the same on any machine and in any hour, where rates differ by
-several percent. With one stream each step makes one token; with more, several tokens may reach a client as one, and
-counts vary. What differs most from the first arm is told by function. An engine whose worker is another process, as on
-a CPU, waits for it by spinning, and these calls are left out: there are as many as it takes.
+(256) each, while every call of two threads is counted: of the API's event loop, and of the engine's. A count is nearly
+the same on any machine and in any hour, where rates differ by several percent. With one stream each step makes one
+token; with more, several tokens may reach a client as one, and counts vary. Counting slows both down, so that of times
+only those are told that the built-in functions took, torch's among them: where they differ, it is not by the number of
+calls. What differs most from the first arm is told by function. An engine whose worker is another process, as on a CPU,
+waits for it by spinning, and these calls are left out: there are as many as it takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -24,6 +26,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import probe
 import start
@@ -38,10 +41,20 @@ WAITING = ("vllm/distributed/device_communicators/shm_broadcast.py", "vllm/distr
 DEADLINE = 20.0  # seconds until a thread has written its counts; one that sleeps wakes up for the signal
 
 
-def counts(
-    bench: start.Bench, arm: start.Arm, server: Server, streams: int, tokens: int
-) -> dict[str, dict[str, float]]:
-    """Calls a token by function, for each of `THREADS`.
+class Calls(NamedTuple):
+    """Of one function, a token: how often it was called, and the microseconds that it took if it is a built-in one."""
+
+    number: float = 0.0
+    took: float = 0.0
+
+
+# How a field of `Calls` is called.
+FIELDS = {"number": "calls a token", "took": "us a token in built-in functions"}
+Found = dict[str, dict[str, Calls]]  # by thread and function
+
+
+def counts(bench: start.Bench, arm: start.Arm, server: Server, streams: int, tokens: int) -> Found:
+    """What the functions of each of `THREADS` were called.
 
     Raises:
         SystemExit: a thread does not count.
@@ -72,25 +85,27 @@ def tell(server: Server, number: int) -> None:
         os.kill(pid, number)
 
 
-def _by_function(file: Path, tokens: float) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)  # two functions may have one name: generators, and lambdas
-    for path, function, builtin, n in json.loads(file.read_text("utf-8")):
+def _by_function(file: Path, tokens: float) -> dict[str, Calls]:
+    found: dict[str, Calls] = defaultdict(Calls)  # two functions may have one name: generators, and lambdas
+    for path, function, builtin, n, took in json.loads(file.read_text("utf-8")):
         if not path.endswith(WAITING):
             place = path.rpartition("site-packages/")[2]
-            found[f"{place} {function}{': ' if builtin else ''}{builtin}"] += n / tokens
+            name = f"{place} {function}{': ' if builtin else ''}{builtin}"
+            before = found[name]
+            found[name] = Calls(before.number + n / tokens, before.took + took / 1e3 / tokens)
     return found
 
 
-def lines(streams: int, found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
-    """A line a thread and arm, and what differs most from the first arm."""
+def lines(streams: int, found: dict[str, Found]) -> list[str]:
+    """A line for each thread, field and arm, and what differs most from the first arm."""
     said = []
     first = next(iter(found))
-    for thread in THREADS:
-        base = found[first][thread]
+    for thread, (field, called) in itertools.product(THREADS, FIELDS.items()):
+        base = {name: getattr(one, field) for name, one in found[first][thread].items()}
         for arm, threads in found.items():
-            mine = threads[thread]
+            mine = {name: getattr(one, field) for name, one in threads[thread].items()}
             ratio = sum(mine.values()) / sum(base.values())
-            said.append(f"{streams:3} streams  {thread:6}  {arm:14} {sum(mine.values()):8.1f} calls a token, "
+            said.append(f"{streams:3} streams  {thread:6}  {arm:14} {sum(mine.values()):8.1f} {called}, "
                         f"by {first} {ratio:.3f}")  # fmt: skip
             apart = {name: mine.get(name, 0.0) - base.get(name, 0.0) for name in {*mine, *base}}
             most = sorted(apart, key=lambda name: -abs(apart[name]))[: DIFFERENCES if arm != first else 0]
@@ -108,7 +123,7 @@ def main() -> int:
     given = parser.parse_args()
     bench, known = start.opened(parser, given, given.arms)
     bench.out.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[int, dict[str, dict[str, dict[str, float]]]] = {n: {} for n in given.streams}
+    found: dict[int, dict[str, Found]] = {n: {} for n in given.streams}
     for name in dict.fromkeys(given.arms):
         counting = {"PYTHONPATH": f"{bench.source}:{COUNTING}", "COUNT_CALLS": f"{BEGIN},{END}"}
         arm = replace(known[name], variables=known[name].variables | counting)
