@@ -163,8 +163,8 @@ class Settings:
         None, "Share of GPU memory that vLLM may claim.", between(0.01, 1, float), "SHARE", server=True
     )
     profile: str = _option(
-        AUTO, "What a start may cost later: `default` nothing; `fast` captures fewer CUDA graphs; `eager` neither "
-        "compiles nor captures, and decodes slower. auto: default on a GPU, eager on a CPU.",
+        AUTO, "What a start may cost later: `default` keeps vLLM's graphs; `fast` captures fewer CUDA graphs; `eager` "
+        "neither compiles nor captures, and decodes slower. auto: default on a GPU, eager on a CPU.",
         one_of(AUTO, "fast", "default", "eager"), "NAME", server=True,
     )  # fmt: skip
     vllm_args: tuple[str, ...] = _option(

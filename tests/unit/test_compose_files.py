@@ -13,6 +13,7 @@ import pytest
 
 from bringup import plan, settings
 from bringup.catalog import TINY
+from bringup.inside import parts
 from bringup.inside.state import DEFAULT
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def test_every_server_setting_is_passed_on() -> None:
     volume = [line.removeprefix("- ") for line in block(VOLUME, "environment")]
     # Where the weights are is said by the override alone; without one they are baked.
     assert "BRINGUP_WEIGHTS=volume" in volume
-    assert {e.partition("=")[0] for e in ENVIRONMENT + volume if e.startswith("BRINGUP_")} == wanted
+    assert {e.partition("=")[0] for e in ENVIRONMENT + volume if e.startswith("BRINGUP_")} == {*wanted, parts.VARIABLE}
     assert not {e.partition("=")[0] for e in ENVIRONMENT} & {e.partition("=")[0] for e in volume}
 
 
