@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.conftest import gpu_benchmark
+from tests.gpu_benchmarks import DIRECTORY, gpu_benchmark
 
 __all__ = ["gpu_benchmark"]
 
-COUNTING = Path(__file__).parents[2] / "benchmarks/gpu/counting"
+COUNTING = DIRECTORY / "counting"
 WORK = """
 import os, signal, sys, threading, time
 begin, end = map(int, os.environ["COUNT_CALLS"].split(","))
@@ -60,7 +60,7 @@ def test_the_main_threads_calls_are_counted_and_its_built_in_functions_timed(cal
     found = calls._by_function(counted, tokens=50)
     assert found["<string> step"] == (2, 0)
     assert found["<string> step: len"].number == 2
-    assert 0 < found["<string> step: len"].took < 1000
+    assert found["<string> step: len"].took > 0
     assert found["<string> <module>: sleep"].took > 50_000 / 50, "as long as it slept, in microseconds"
     assert "<string> beside" not in found, "another thread's"
     assert all(len(row) == 5 for row in json.loads(counted.read_text("utf-8")))

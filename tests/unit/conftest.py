@@ -8,18 +8,15 @@ swallows everything or calls from a thread. There is no exception for loopback: 
 from __future__ import annotations
 
 import _posixsubprocess
-import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-GPU_BENCHMARKS = Path(__file__).parents[2] / "benchmarks/gpu"
 FORBIDDEN = {
     "subprocess.Popen": "spawns a process",
     "os.posix_spawn": "spawns a process",
@@ -87,15 +84,3 @@ def guard() -> Iterator[list[str]]:
     """The guard around every unit test; opened first, so that monkeypatch has undone its changes when it closes."""
     with guarded() as attempts:
         yield attempts
-
-
-@pytest.fixture(scope="module")
-def gpu_benchmark() -> Iterator[Callable[[str], Any]]:
-    """Imports a program of benchmarks/gpu by its name; they import each other as the scripts that they are."""
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(GPU_BENCHMARKS)
-        yield importlib.import_module
-    for name in set(sys.modules) - before:  # "start" and "watch" are names that others may have
-        if str(GPU_BENCHMARKS) in (getattr(sys.modules[name], "__file__", None) or ""):
-            del sys.modules[name]
