@@ -23,7 +23,8 @@ Two compilations of one model may differ as well. So it is an error when a start
 of `bringup up`, so that this needs the package bringup on its path.
 
 Servers that start at the same time disturb each other's measuring of the GPU's memory: --at-once needs
---kv-cache-memory-bytes, which goes to each server.
+--kv-cache-memory-bytes, which goes to each server. And those that import ahead are the first of them on the GPU: with
+few at a time, all arms are early and late.
 """
 
 from __future__ import annotations
