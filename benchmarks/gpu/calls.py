@@ -54,7 +54,7 @@ Found = dict[str, dict[str, Calls]]  # by thread and function
 
 
 def counts(bench: start.Bench, arm: start.Arm, server: Server, streams: int, tokens: int) -> Found:
-    """What the functions of each of `THREADS` were called.
+    """The calls of each function, for each of `THREADS`.
 
     Raises:
         SystemExit: a thread does not count.
@@ -101,9 +101,11 @@ def lines(streams: int, found: dict[str, Found]) -> list[str]:
     said = []
     first = next(iter(found))
     for thread, (field, called) in itertools.product(THREADS, FIELDS.items()):
-        base = {name: getattr(one, field) for name, one in found[first][thread].items()}
-        for arm, threads in found.items():
-            mine = {name: getattr(one, field) for name, one in threads[thread].items()}
+        by_arm = {
+            arm: {name: getattr(one, field) for name, one in threads[thread].items()} for arm, threads in found.items()
+        }
+        base = by_arm[first]
+        for arm, mine in by_arm.items():
             ratio = sum(mine.values()) / sum(base.values())
             said.append(f"{streams:3} streams  {thread:6}  {arm:14} {sum(mine.values()):8.1f} {called}, "
                         f"by {first} {ratio:.3f}")  # fmt: skip

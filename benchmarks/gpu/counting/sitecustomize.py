@@ -21,7 +21,7 @@ from typing import Any
 BEGIN, END = map(int, os.environ["COUNT_CALLS"].split(","))
 counted: Counter[tuple[CodeType, str]] = Counter()
 took: Counter[tuple[CodeType, str]] = Counter()
-begun: list[int] = []  # of the built-in functions that are under way
+begun: list[tuple[tuple[CodeType, str], int]] = []  # the built-in functions that are under way, and since when
 
 
 def count(frame: FrameType, event: str, argument: Any) -> None:
@@ -29,14 +29,13 @@ def count(frame: FrameType, event: str, argument: Any) -> None:
     if event == "call":
         counted[frame.f_code, ""] += 1
     elif event == "c_call":
-        counted[frame.f_code, _name(argument)] += 1
-        begun.append(time.perf_counter_ns())
+        key = frame.f_code, getattr(argument, "__qualname__", "") or repr(argument)
+        counted[key] += 1
+        begun.append((key, time.perf_counter_ns()))
     elif event in ("c_return", "c_exception") and begun:  # the first one is of the call that began all this
-        took[frame.f_code, _name(argument)] += time.perf_counter_ns() - begun.pop()
-
-
-def _name(builtin: Any) -> str:
-    return getattr(builtin, "__qualname__", "") or repr(builtin)
+        now = time.perf_counter_ns()
+        key, since = begun.pop()
+        took[key] += now - since
 
 
 def begin(_number: int, _frame: FrameType | None) -> None:
@@ -49,7 +48,9 @@ def begin(_number: int, _frame: FrameType | None) -> None:
 def end(_number: int, _frame: FrameType | None) -> None:
     """No more, and write."""
     sys.setprofile(None)
-    rows = [[key[0].co_filename, key[0].co_qualname, key[1], n, took[key]] for key, n in counted.items()]
+    rows = [
+        [code.co_filename, code.co_qualname, builtin, n, took[code, builtin]] for (code, builtin), n in counted.items()
+    ]
     file = Path(os.environ["TMPDIR"], f"calls.{os.getpid()}.json")
     file.with_suffix(".part").write_text(json.dumps(rows), "utf-8")
     file.with_suffix(".part").replace(file)
