@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from bringup.errors import UsageError
 
 VARIABLE = "BRINGUP_LAUNCH"
-# gate: the server imports while the weights are checked; interpreter, pack, prefetch: see there; device: see `standby`;
-# the rest: see `serve`.
-PARTS = frozenset({"standby", "device", "overlap", "gc", "inspect", "gate", "pack", "prefetch", "interpreter"})
+# gate: the server imports while the weights are checked; interpreter, pack, prefetch: see there; the rest: `serve`.
+PARTS = frozenset({"standby", "overlap", "gc", "inspect", "gate", "pack", "prefetch", "interpreter"})
 
 
 def parts(environ: Mapping[str, str]) -> frozenset[str]:

@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import inspect
 import os
-import re
 import runpy
 import sys
 import threading
@@ -34,8 +33,6 @@ SERVER = "vllm.entrypoints.openai.api_server"
 API = ("vllm.v1.engine.async_llm", SERVER)
 # Seconds that a standby needs from vLLM's call to the end of the handshake: 0.06 with nothing beside it, by marks.
 HEAD_START = 0.3
-# With more than one worker the engine's process computes nothing, and a GPU that it opens is memory lost.
-_WORKERS = re.compile(r"-(tp|pp|dp)|--(tensor|pipeline|data)[-_]parallel[-_]size|--device[-_]ids")
 
 
 def option(argv: Sequence[str], name: str) -> str | None:
@@ -240,8 +237,7 @@ def main(argv: list[str]) -> None:
     waiting = None
     spawns = os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     if "standby" in on and spawns:
-        alone = not any(_WORKERS.fullmatch(word.partition("=")[0]) for word in argv)
-        waiting = standby.start(option(argv, "--model"), device=alone and "device" in on)
+        waiting = standby.start(option(argv, "--model"))
     packed = install_pack() if "pack" in on else None
     if "gc" in on:
         gc.disable()

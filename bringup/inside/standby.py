@@ -1,8 +1,8 @@
 """A process that imports what vLLM's engine needs while the API process still imports its own half.
 
 vLLM starts its engine by multiprocessing's spawn: a new interpreter that imports everything once more, after the API
-process has done so. A standby is that interpreter, started before: it imports, opens the device, and waits. When
-vLLM spawns its engine, `Standby.spawn` hands the very bytes that a new interpreter would read to the waiting one.
+process has done so. A standby is that interpreter, started before: it imports, and waits. When vLLM spawns its
+engine, `Standby.spawn` hands the very bytes that a new interpreter would read to the waiting one.
 A standby that died, or that the call does not fit, is left out: then vLLM's way is taken.
 """
 
@@ -42,8 +42,8 @@ GPU = (
 )
 CPU = ("vllm.v1.executor.multiproc_executor",)
 _SPAWN = re.compile(r"spawn_main\(tracker_fd=(\d+), pipe_handle=(\d+)\)")
-# Read when a process begins, imports or opens the device: with another value a standby is not what a new process would
-# be. vLLM itself sets the last one when it makes the configuration of some models, for decorators to find.
+# Read when a process begins or imports: with another value a standby is not what a new process would be. vLLM itself
+# sets the last one when it makes the configuration of some models, for decorators to find.
 _FIXED = re.compile(
     r"CUDA_.*|NVIDIA_.*|LD_.*|PYTHON.*|TORCH_.*|PYTORCH_(CUDA_)?ALLOC_CONF"
     r"|VLLM_TARGET_DEVICE|VLLM_PLUGINS|VLLM_USE_BREAKABLE_CUDAGRAPH"
@@ -109,7 +109,7 @@ class Standby:
         return f"vLLM changed {', '.join(sorted(fixed))} meanwhile" if fixed else ""
 
     def end(self) -> None:
-        """End it now: one that goes later gives GPU memory back while the engine measures it, which vLLM refuses."""
+        """End it now: what it imports yet, the engine's own process would wait for."""
         if self._channel:
             self._channel.close()
         with suppress(ProcessLookupError, ChildProcessError):
@@ -144,17 +144,15 @@ def receive(channel: socket.socket) -> tuple[dict[str, str], list[int]] | None:
     return json.loads(data.decode("utf-8", "surrogateescape")), list(fds)
 
 
-def start(model: str | None, device: bool = True) -> Standby | None:
-    """Start one for a model's directory, which opens the first GPU or does not; None when this host refuses."""
+def start(model: str | None) -> Standby | None:
+    """Start one for a model's directory; None when this host refuses."""
     import _posixsubprocess  # noqa: F401 - what multiprocessing itself uses
     from multiprocessing import util
 
     ours, theirs = socket.socketpair()
     argv = [sys.executable, *util._args_from_interpreter_flags(), "-m", __spec__.name, str(theirs.fileno())]  # type: ignore[attr-defined]
     try:
-        pid = util.spawnv_passfds(
-            os.fsencode(sys.executable), [*argv, model or "", str(int(device))], [theirs.fileno()]
-        )
+        pid = util.spawnv_passfds(os.fsencode(sys.executable), [*argv, model or ""], [theirs.fileno()])
     except OSError as e:
         ours.close()
         marks.left_out("standby", e.strerror or str(e))
@@ -173,31 +171,13 @@ def model_module(directory: str) -> str | None:
     return None
 
 
-def open_device() -> None:
-    """Make the first GPU's primary context, the one that torch then finds: 0.3 s that need no Python.
-
-    vLLM's accounting of the GPU's memory begins when its worker has one. Failures are left for the engine to explain.
-    """
-    with suppress(OSError, AttributeError):
-        cuda, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_void_p()
-        ok = (
-            cuda.cuInit(0) == 0
-            and cuda.cuDeviceGet(ctypes.byref(device), 0) == 0
-            and cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0
-        )
-        marks.reached("standby device" if ok else "standby without device")
-
-
 def of(flavour: str) -> tuple[str, ...]:
     """What a flavour's engine imports besides `ENGINE`."""
     return GPU if flavour == "gpu" else CPU
 
 
-def warm(flavour: str, directory: str, device: bool = True) -> None:
-    """Import, and open the device meanwhile; what cannot be had now, the engine will ask for itself and explain."""
-    opening = threading.Thread(target=open_device, name="device", daemon=True)
-    if flavour == "gpu" and device:
-        opening.start()
+def warm(flavour: str, directory: str) -> None:
+    """Import; what cannot be had now, the engine will ask for itself and explain."""
     for name in (*ENGINE, *of(flavour)):
         with suppress(ImportError):
             importlib.import_module(name)
@@ -205,8 +185,6 @@ def warm(flavour: str, directory: str, device: bool = True) -> None:
         with suppress(ImportError):
             importlib.import_module(module)
     marks.reached("standby imports")
-    if opening.ident:
-        opening.join()  # the driver reads the environment, which `become` exchanges
 
 
 def become(environment: dict[str, str], fds: list[int]) -> None:
@@ -301,7 +279,7 @@ def keep_frozen() -> None:
     worker.compile_or_warm_up_model = warm_up_frozen
 
 
-def main(fd: int, directory: str, device: bool = True) -> None:
+def main(fd: int, directory: str) -> None:
     """Warm up, wait for the engine's start, become it."""
     on = parts(os.environ)
     if "gc" in on:
@@ -314,7 +292,7 @@ def main(fd: int, directory: str, device: bool = True) -> None:
         # It finds argv by the environment beside it, once: after `become` has changed that, no title could be set.
         importlib.import_module("setproctitle").setproctitle("VLLM::standby")
     packed = pack.install() if "pack" in on else None
-    warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory, device)
+    warm(os.environ.get("BRINGUP_FLAVOUR", ""), directory)
     if packed:
         packed.cool()
     if "gc" in on:
@@ -330,4 +308,4 @@ def main(fd: int, directory: str, device: bool = True) -> None:
 if __name__ == "__mp_main__" and "pack" in parts(os.environ):  # a process that the engine starts, for a worker
     pack.install()
 if __name__ == "__main__":
-    interpreter.run(main, int(sys.argv[1]), sys.argv[2], sys.argv[3] == "1")
+    interpreter.run(main, int(sys.argv[1]), sys.argv[2])

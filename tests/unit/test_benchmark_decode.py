@@ -30,12 +30,27 @@ def test_a_turn_takes_out_what_hits_all(decode: Any) -> None:
         machine = draw.uniform(0.5, 2)
         speeds = {"plain.1.1": 100 * machine, "default.1.1": 98 * machine}
         asked.append({name: dict.fromkeys(decode.FIGURES, speed) for name, speed in speeds.items()})
-    own = decode.by_start([decode.relative(turn) for turn in asked])
+    own = decode.side_by_side(asked)
     for figure in decode.FIGURES:
         assert own["plain.1.1"][figure] == pytest.approx(100 / 99)
         assert own["default.1.1"][figure] == pytest.approx(98 / 99)
     (said, *_) = decode.compared(1, [{"plain": [own["plain.1.1"]], "default": [own["default.1.1"]]}])
     assert "default by plain, tokens/s: 0.980 (1 and 1 starts: no interval)" in said
+
+
+def test_what_slows_some_turns_down_is_not_in_the_undisturbed_rate(decode: Any) -> None:
+    slow = [1.0, 0.4, 0.7, 0.9, 1.0, 0.5, 0.6, 0.8, 1.0, 0.3]
+    asked = [
+        {"plain.1.1": dict.fromkeys(decode.FIGURES, 100 * s), "default.1.1": dict.fromkeys(decode.FIGURES, 98 * s * s)}
+        for s in slow
+    ]
+    own = decode.side_by_side(asked)
+    wave = {"plain": [own["plain.1.1"]], "default": [own["default.1.1"]]}
+    said = [line for line in decode.compared(1, [wave]) if "undisturbed" in line]
+    assert said == [
+        "  1 streams  default by plain, tokens/s after the first, undisturbed: 0.980 (1 and 1 starts: no interval)"
+    ]
+    assert own["default.1.1"]["tok_s"] < 0.9 < own["plain.1.1"]["tok_s"], "in most turns it is slower"
 
 
 def test_a_turn_has_one_start_of_each_arm_and_a_round_all_starts(decode: Any) -> None:

@@ -83,19 +83,6 @@ def test_a_python_that_spawns_in_another_way(vllm: Path, log: Path, monkeypatch:
     assert waiting.ended
 
 
-@pytest.mark.parametrize("word", ["-tp", "--tensor-parallel-size=2", "--pipeline_parallel_size", "--device-ids=1"])
-def test_with_several_workers_or_without_that_part_the_standby_leaves_the_gpu_alone(
-    word: str, vllm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[bool] = []
-    monkeypatch.setattr(standby, "start", lambda _, device: seen.append(device))
-    serve.main(["--model", "/m", word, "2"])
-    serve.main(["--model", "/m"])
-    monkeypatch.setenv(VARIABLE, "standby")
-    serve.main(["--model", "/m"])
-    assert seen == [False, True, False]
-
-
 @pytest.mark.parametrize("spelled", ["--disable-log-stats", "--disable_log_stats", "--config=/c.yaml"])
 def test_no_statistics_however_they_are_switched_off(spelled: str, llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["serve", spelled])
