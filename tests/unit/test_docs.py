@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bringup.inside.parts import PARTS
 from bringup.probes import PROBES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,3 +43,18 @@ def test_the_clients_page_and_the_clients_tests_are_the_same_list() -> None:
     page = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "clients.md").read_text("utf-8")))
     tests = (ROOT / "tests" / "integration" / "test_clients.py").read_text("utf-8")
     assert page == set(re.findall(r"^def (test_\w+)", tests, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("page", "before"), [("docs/cold-start.md", "or some of `"), ("benchmarks/gpu/README.md", "\nparts=")]
+)
+def test_the_parts_of_the_start_are_listed_as_they_are(page: str, before: str) -> None:
+    listed = re.search(re.escape(before) + "([a-z,]+)", (ROOT / page).read_text("utf-8"))
+    assert listed
+    assert sorted(listed[1].split(",")) == sorted(PARTS)
+
+
+def test_the_levers_of_the_launcher_are_its_parts() -> None:
+    page = (ROOT / "docs" / "cold-start.md").read_text("utf-8")
+    rows = [row.split(" | ")[0] for row in page.splitlines() if row.endswith("`BRINGUP_LAUNCH` |")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == PARTS
