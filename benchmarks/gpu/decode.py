@@ -266,7 +266,7 @@ def relative(turn: Turn) -> Turn:
 
 
 def side_by_side(asked: Sequence[Turn]) -> dict[str, Burst]:
-    """Each start's figures by those of its turns, and the rate that it exceeds in a tenth of its turns."""
+    """Each start's figures by those of its turns, and the rate that it reaches in a tenth of its turns."""
     found = by_start([relative(turn) for turn in asked])
     for name, figures in found.items():
         rates = sorted(turn[name][RATE] for turn in asked if name in turn)

@@ -12,11 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.gpu_benchmarks import DIRECTORY, gpu_benchmark
-
-__all__ = ["gpu_benchmark"]
-
-COUNTING = DIRECTORY / "counting"
 WORK = """
 import os, signal, sys, threading, time
 begin, end = map(int, os.environ["COUNT_CALLS"].split(","))
@@ -50,7 +45,7 @@ def calls(gpu_benchmark: Callable[[str], Any]) -> Any:
 def counted(calls: Any, tmp_path: Path) -> Path:
     """What was counted in a process that does `WORK`."""
     numbers = f"{calls.BEGIN:d},{calls.END:d}"
-    environment = os.environ | {"PYTHONPATH": str(COUNTING), "COUNT_CALLS": numbers, "TMPDIR": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": str(calls.COUNTING), "COUNT_CALLS": numbers, "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", WORK], env=environment, check=True, timeout=60)
     (file,) = tmp_path.glob("calls.*.json")
     return file

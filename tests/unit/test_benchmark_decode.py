@@ -9,10 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.gpu_benchmarks import gpu_benchmark
-
-__all__ = ["gpu_benchmark"]
-
 HIT = "INFO Directly load AOT compilation from path /caches/torch_aot_compile/{}/rank_0_0/model\n"
 READY = "INFO 11-29 09:20:00 [core.py:340] init engine (profile, create kv cache, warmup model) took {} s\n"
 MISS = "INFO saved AOT compiled function to /caches/torch_aot_compile/{}/rank_0_0/model\n"

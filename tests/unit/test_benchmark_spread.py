@@ -8,10 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.gpu_benchmarks import gpu_benchmark
-
-__all__ = ["gpu_benchmark"]
-
 
 @pytest.fixture(scope="module")
 def spread(gpu_benchmark: Callable[[str], Any]) -> Any:

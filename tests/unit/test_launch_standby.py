@@ -327,6 +327,13 @@ def life(monkeypatch: pytest.MonkeyPatch, log: Path) -> dict[str, Any]:
     return seen
 
 
+def not_used(directory: str) -> None:
+    """The life of one whose API process goes without a word."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    standby.main(theirs.detach(), directory)
+
+
 def test_used_it_becomes_the_engines_process(life: dict[str, Any], files: Open) -> None:
     ours, theirs = socket.socketpair()
     with ours:
@@ -351,16 +358,12 @@ def test_the_packs_memory_is_given_back_after_the_imports(
     order: list[str] = []
     monkeypatch.setattr(standby, "warm", lambda *_: order.append("imports"))
     monkeypatch.setattr("bringup.inside.pack.install", lambda: SimpleNamespace(cool=lambda: order.append("cool")))
-    ours, theirs = socket.socketpair()
-    ours.close()
-    standby.main(theirs.detach(), "")
+    not_used("")
     assert order == ["imports", "cool"]
 
 
 def test_not_used_it_ends(life: dict[str, Any]) -> None:
-    ours, theirs = socket.socketpair()
-    ours.close()
-    standby.main(theirs.detach(), "/m")
+    not_used("/m")
     assert "become" not in life
 
 
@@ -368,11 +371,9 @@ def test_garbage_is_collected_as_ever_where_that_part_is_left_out(
     life: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "standby")
-    ours, theirs = socket.socketpair()
-    ours.close()
     frozen: list[str] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append("all"))
-    standby.main(theirs.detach(), "/m")
+    not_used("/m")
     assert life["warm"] == ("cpu", "/m")
     assert gc.isenabled()
     assert frozen == []
@@ -380,9 +381,7 @@ def test_garbage_is_collected_as_ever_where_that_part_is_left_out(
 
 def test_without_a_title_it_works_as_well(life: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "setproctitle", None)
-    ours, theirs = socket.socketpair()
-    ours.close()
-    standby.main(theirs.detach(), "/m")
+    not_used("/m")
     assert life["warm"] == ("cpu", "/m")
 
 

@@ -1,4 +1,4 @@
-"""The programs of benchmarks/gpu as modules."""
+"""What tests of more than one directory share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-DIRECTORY = Path(__file__).parents[1] / "benchmarks/gpu"
+GPU_BENCHMARKS = Path(__file__).parents[1] / "benchmarks/gpu"
 
 
 @pytest.fixture(scope="module")
 def gpu_benchmark() -> Iterator[Callable[[str], Any]]:
-    """Imports one by its name; they import each other as the scripts that they are."""
+    """Imports a program of benchmarks/gpu by its name; they import each other as the scripts that they are."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(DIRECTORY)
+        patch.syspath_prepend(GPU_BENCHMARKS)
         yield importlib.import_module
     for name in set(sys.modules) - before:  # "start" and "watch" are names that others may have
-        if str(DIRECTORY) in (getattr(sys.modules[name], "__file__", None) or ""):
+        if str(GPU_BENCHMARKS) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
