@@ -2,11 +2,12 @@
 """Compare decode rates of servers that run at the same time, asked in turns: what the machine does meanwhile hits all.
 
 usage: decode.py --model DIR --out FILE [--waves N] [--at-once N] [--rounds N] [--streams N,...] [--tokens N]
-                 [--arm NAME[@CACHE]:...] ARM...
+                 [--settle S] [--arm NAME[@CACHE]:...] ARM...
 
 The arms are those of start.py, each started as often as it is named. All of a wave are started, in an order drawn anew
 and --at-once (1) of them at a time, each with --utilization of the GPU (0.12); those that are not asked wait, and use
-nothing. They are asked in turns: a turn asks one start of each arm, in an order drawn anew, and a round is so many
+nothing. --settle (20) seconds after the last start, since ours puts its memory into large pages by then, they are
+asked in turns: a turn asks one start of each arm, in an order drawn anew, and a round is so many
 turns that each start is asked. To ask is --tokens (64) a stream, greedy, prompts that nobody was asked before. The
 first two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
 
@@ -207,6 +208,7 @@ def one_wave(
             servers |= {one.name: one.answering() for one in now}
             starting += now
         same_code({one.name: one.log.read_text("utf-8", "replace") for one in starting}, starts)
+        time.sleep(given.settle)
         if given.cpus:
             pin(servers.values(), given.cpus)
             stack.callback(os.sched_setaffinity, 0, everywhere)
@@ -304,6 +306,7 @@ def main() -> int:
     parser.add_argument("--kv-cache-memory-bytes", type=int, metavar="N")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--settle", type=float, default=20.0, help="seconds from the last start to the first question")
     parser.add_argument("--streams", type=numbers, default=[1, 64])
     parser.add_argument(
         "--cpus", type=cpu_numbers, metavar="API,ENGINE,CLIENT", help="numbers of CPUs, of different cores"

@@ -32,6 +32,11 @@ def reached(name: str) -> None:
     _log.info("reached %s", name)
 
 
+def told(text: str) -> None:
+    """One line that is no mark: of what happens while the server serves."""
+    _log.info("%s", text)
+
+
 def left_out(part: str, why: str) -> None:
     """Say, to people as well, that in one thing this start goes vLLM's own way."""
     _log.warning("%s left out: %s", part, why)

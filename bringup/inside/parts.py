@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from bringup.errors import UsageError
 
 VARIABLE = "BRINGUP_LAUNCH"
-# gate: the server imports while the weights are checked; interpreter, pack, prefetch: see there; the rest: `serve`.
-PARTS = frozenset({"standby", "overlap", "gc", "inspect", "gate", "pack", "prefetch", "interpreter"})
+# gate: the server imports while the weights are checked; hugepages, interpreter, pack, prefetch: see there; the rest:
+# `serve`.
+PARTS = frozenset({"standby", "overlap", "gc", "inspect", "gate", "pack", "prefetch", "interpreter", "hugepages"})
 
 
 def parts(environ: Mapping[str, str]) -> frozenset[str]:

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bringup.inside import interpreter, marks, pack, standby
+from bringup.inside import hugepages, interpreter, marks, pack, standby
 from bringup.inside.parts import parts
 from bringup.inside.supervise import GATE
 
@@ -198,6 +198,12 @@ def end_in_time() -> None:
     llm.shutdown = shut_down
 
 
+def use_large_pages() -> None:
+    """Once the engine is ready, which is when its client is made."""
+    llm: Any = importlib.import_module("vllm.v1.engine.async_llm")
+    hugepages.once_ready(llm.AsyncLLM, "__init__")
+
+
 def fits(config: Any, asked: Mapping[str, Any], loggers: Any) -> bool:
     """Whether the engine of this configuration may be started before its front end: one engine, text only."""
     parallel = config.parallel_config
@@ -259,6 +265,8 @@ def main(argv: list[str]) -> None:
     use("no banner", no_banner)
     if on:
         use("end in time", end_in_time)
+    if "hugepages" in on:
+        use("hugepages", use_large_pages)
     pass_gate()
     spec = importlib.util.find_spec(SERVER)
     sys.argv = [str(spec.origin if spec else SERVER), *argv]

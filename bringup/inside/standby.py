@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bringup.inside import interpreter, marks, pack
+from bringup.inside import hugepages, interpreter, marks, pack
 from bringup.inside.parts import parts
 
 _PR_SET_PDEATHSIG = 1
@@ -207,6 +207,9 @@ def become(environment: dict[str, str], fds: list[int]) -> None:
         load_tokenizer_beside()
         if computes:
             threading.Thread(target=hash_compilers, name="compilers", daemon=True).start()
+    if "hugepages" in on:
+        with suppress(AttributeError):  # another release: its memory stays as it is
+            hugepages.once_ready(importlib.import_module("vllm.v1.engine.core"), "freeze_gc_heap")
     tracker, pipe, _alive = fds  # the third is closed by the end of this process, and that is its whole use
     sys.argv = ["-c", "--multiprocessing-fork"]
     multiprocessing.spawn.spawn_main(tracker_fd=tracker, pipe_handle=pipe)

@@ -7,6 +7,8 @@ Three starts of half a minute: with everything on, with nothing, and with the st
 from __future__ import annotations
 
 import json
+import platform
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -169,6 +171,29 @@ def test_the_pack_tells_what_transformers_would_find_itself(full: Server) -> Non
     assert searched.out.split(" ", 3) == ["False", "transformers.utils.import_utils", count, found]
 
 
+def in_large_pages(server: Server, pids: list[int]) -> list[int]:
+    """KiB of these processes of the container that are in pages of 2 MiB."""
+    done = execute(server.raw, "grep", "-H", "AnonHugePages", *(f"/proc/{pid}/smaps_rollup" for pid in pids))
+    assert done.code == 0, done.err
+    return [int(line.split()[1]) for line in done.out.splitlines()]
+
+
+def test_what_serves_is_in_large_pages_after_a_while(full: Server) -> None:
+    processes = [pid for pid, marks in full.marks().items() if "entry" not in marks]
+    told: dict[int, str] = {}
+    end = time.monotonic() + 60  # it begins 5 s after ready
+    while len(told) < 2 and time.monotonic() < end:
+        time.sleep(0.5)
+        told = {r["pid"]: r["args"][0] for r in full.records() if str(r["args"]).startswith("['hugepages: ")}
+    assert set(told) == set(processes)
+    for pid, kib in zip(processes, in_large_pages(full, processes), strict=True):
+        done, of = (int(n) for n in re.findall(r"\d+", told[pid])[:2])
+        assert 0 <= done <= of
+        assert kib >= 0.9 * done * 2048, "they stay"
+        if tuple(int(n) for n in platform.release().split("-")[0].split(".")[:2]) >= (6, 1):
+            assert 100 < of < 1.2 * done, told
+
+
 @pytest.fixture(scope="module")
 def plain(image: str, full: Server) -> Iterator[Server]:
     """vLLM's own way."""
@@ -178,6 +203,7 @@ def plain(image: str, full: Server) -> Iterator[Server]:
 def test_plain_leaves_the_start_to_vllm(plain: Server) -> None:
     marks = plain.marks()
     assert list(marks.values()) == [["entry", "weights checked", "server spawned"]]
+    assert not any("hugepages" in str(r["args"]) for r in plain.records())
     assert plain.titled("VLLM::standby") == []
 
 

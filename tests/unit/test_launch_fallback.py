@@ -57,7 +57,7 @@ def test_a_vllm_that_lacks_a_name_is_started_without_that_part(
     source.write_text(source.read_text().replace(old, new))
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
-    assert patched() == {name: name != part for name in ("standby", "overlap", "inspect")}
+    assert patched() == {name: name != part for name in ("standby", "overlap", "hugepages", "inspect")}
     assert [p for p, _ in said(log)] == [part]
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -70,7 +70,7 @@ def test_a_vllm_without_its_engine_says_itself_what_is_missing(
     (vllm / "vllm/v1/engine/async_llm.py").unlink()
     serve.main(ARGV)
     assert module().told[-1] == "server runs"
-    assert {p for p, _ in said(log)} == {"imports ahead", "overlap", "end in time"}
+    assert {p for p, _ in said(log)} == {"imports ahead", "overlap", "end in time", "hugepages"}
 
 
 def test_a_python_that_spawns_in_another_way(vllm: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import pytest
 
-from bringup.inside import marks, serve, standby
+from bringup.inside import hugepages, marks, serve, standby
 from bringup.inside.parts import PARTS, VARIABLE, parts
 from bringup.inside.supervise import GATE
 from tests.unit.launchfakes import fake_vllm, reached, wait_for
@@ -41,6 +41,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(name, "")  # so that what the start sets is undone
         monkeypatch.delenv(name)
     monkeypatch.setenv(marks.VARIABLE, str(tmp_path / "server.jsonl"))
+    monkeypatch.setattr(hugepages, "settle", lambda: None)
     yield tmp_path / "server.jsonl"
     gc.enable()
     gc.unfreeze()
@@ -124,9 +125,11 @@ def patched() -> dict[str, bool]:
     def ours(holder: Any, name: str) -> bool:
         return getattr(getattr(holder, name, None), "__module__", "") == serve.__name__
 
+    llm = sys.modules.get("vllm.v1.engine.async_llm")
     return {
         "standby": ours(popen.Popen, "_launch"),
-        "overlap": ours(sys.modules.get("vllm.v1.engine.async_llm"), "renderer_from_config"),
+        "overlap": ours(llm, "renderer_from_config"),
+        "hugepages": llm is not None and hasattr(llm.AsyncLLM.__init__, "__wrapped__"),
         "inspect": ours(sys.modules.get("vllm.model_executor.models.registry"), "_run_in_subprocess"),
     }
 
@@ -191,7 +194,7 @@ def test_plain_imports_and_changes_nothing_beforehand(
     serve.main(ARGV)
     assert module().told == ["server runs"]
     assert module().imported == []
-    assert patched() == {"standby": False, "overlap": False, "inspect": False}
+    assert not any(patched().values())
     assert (started, reached(log), gc.get_freeze_count()) == ([], [], frozen)
 
 
@@ -199,17 +202,17 @@ def test_all_imports_first_and_uses_every_part(vllm: Path, started: list[str | N
     serve.main(ARGV)
     assert module().told == ["server imported", "server runs"]
     assert "vllm.v1.engine.async_llm" in module().imported
-    assert patched() == {"standby": True, "overlap": True, "inspect": True}
+    assert all(patched().values())
     assert started == ["/m"]
     assert reached(log) == ["api imports"]
     assert gc.get_freeze_count() > 0
 
 
-@pytest.mark.parametrize("word", ["standby", "overlap", "inspect", "gc"])
+@pytest.mark.parametrize("word", ["standby", "overlap", "inspect", "hugepages", "gc"])
 def test_one_part_alone(word: str, vllm: Path, started: list[str | None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, word)
     serve.main(ARGV)
-    assert patched() == {name: name == word for name in ("standby", "overlap", "inspect")}
+    assert patched() == {name: name == word for name in ("standby", "overlap", "hugepages", "inspect")}
     assert bool(started) is (word == "standby")
     assert (gc.get_freeze_count() > 0) is (word == "gc")
 
@@ -220,7 +223,7 @@ def test_a_user_who_forks_has_no_standby(
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "fork")
     serve.main(ARGV)
     assert started == []
-    assert patched() == {"standby": False, "overlap": True, "inspect": False}
+    assert patched() == {"standby": False, "overlap": True, "hugepages": True, "inspect": False}
 
 
 def test_a_host_that_refuses_a_standby_serves_without(vllm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

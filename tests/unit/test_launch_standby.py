@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from bringup.inside import marks, standby
+from bringup.inside import hugepages, marks, standby
 from bringup.inside.parts import VARIABLE
 from tests.unit.launchfakes import fake_vllm, reached, wait_for
 
@@ -46,6 +46,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     handlers, level = logger.handlers[:], logger.level
     environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "argv", sys.argv[:])
+    monkeypatch.setattr(hugepages, "settle", lambda: None)
     path = tmp_path / "server.jsonl"
     marks.begin(str(path))
     yield path
@@ -516,10 +517,11 @@ def test_another_release_thaws_where_it_does(source: str | None, vllm: Path) -> 
 @pytest.mark.parametrize(
     ("flavour", "on", "does"),
     [
-        ("gpu", "all", ["again", "compilers", "frozen", "tokenizer"]),
-        ("cpu", "all", ["again", "tokenizer"]),  # there another process computes
+        ("gpu", "all", ["again", "compilers", "frozen", "large", "tokenizer"]),
+        ("cpu", "all", ["again", "large", "tokenizer"]),  # there another process computes
         ("gpu", "standby,gc", ["again", "frozen"]),
         ("gpu", "standby,overlap", ["compilers", "tokenizer"]),
+        ("gpu", "standby,hugepages", ["large"]),
         ("gpu", "standby", []),
     ],
 )
@@ -531,6 +533,9 @@ def test_what_is_changed_in_the_engines_process(
                "hash_compilers": "compilers"}  # fmt: skip
     for function, called in changes.items():
         monkeypatch.setattr(standby, function, partial(done.append, called))
+    monkeypatch.setattr(hugepages, "settle", lambda: done.append("large"))
     standby.become({"BRINGUP_FLAVOUR": flavour, VARIABLE: on}, [11, 12, 13])
+    importlib.import_module("vllm.v1.engine.core").freeze_gc_heap()
     wait_for("compilers")
+    wait_for("hugepages")
     assert sorted(done) == does
