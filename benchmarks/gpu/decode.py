@@ -96,7 +96,7 @@ class Starting:
         """It, when it answers.
 
         Raises:
-            SystemExit: it does not.
+            SystemExit: it does not, or another server does on its port.
         """
         alive = lambda: self.process.poll() is None  # noqa: E731
         healthy = probe.wait_healthy(self.port, alive, self.asked + start.DEADLINE)[1]
@@ -105,9 +105,11 @@ class Starting:
         print(f"{self.name} serves on port {self.port} within {healthy - self.asked:.2f} s", flush=True)
         commands = {pid: command(pid) for pid in family(self.process.pid)}
         pids = {
-            thread: next(pid for pid, text in commands.items() if any(word in text for word in words))
+            thread: next((pid for pid, text in commands.items() if any(word in text for word in words)), 0)
             for thread, words in THREADS.items()
         }
+        if not all(pids.values()):
+            sys.exit(f"what answers on port {self.port} is no process of {self.name}: end it first")
         return Server(self.port, pids)
 
 

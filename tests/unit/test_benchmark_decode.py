@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,3 +95,16 @@ def test_plain_with_our_caches_is_given_our_path(decode: Any, tmp_path: Path) ->
         models[name] = argv[argv.index("--model") + 1]
         assert ("VLLM_CACHE_ROOT" in environment) == (name == "plain-same")
     assert models == {"plain": str(tmp_path / "model"), "plain-same": "/opt/bringup/models/tiny"}
+
+
+def test_a_server_that_was_left_over_is_not_taken_for_the_one_that_was_started(
+    decode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode.probe, "wait_healthy", lambda *_: (1.0, 2.0))
+    monkeypatch.setattr(decode, "family", lambda _: {7: 0.0, 8: 0.0})
+    monkeypatch.setattr(decode, "command", {7: "python -m bringup.inside.serve", 8: "VLLM::EngineCore"}.get)
+    starting = decode.Starting("plain.1.1", 18003, Path("/x.log"), SimpleNamespace(pid=7, poll=lambda: 1), 0.0)
+    assert starting.answering().pids == {"API": 7, "engine": 8}
+    monkeypatch.setattr(decode, "family", lambda _: {7: 0.0})
+    with pytest.raises(SystemExit, match=r"what answers on port 18003 is no process of plain\.1\.1"):
+        starting.answering()
