@@ -25,6 +25,7 @@ MADV_COLLAPSE = 25  # include/uapi/asm-generic/mman-common.h
 AFTER = 5.0  # seconds from ready, so that it takes nothing from the start and from the first answer
 # Of a range of 2 MiB, before it becomes one page: the rest of it is new memory. Stacks of threads hold a few KiB.
 LEAST = 0.75
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def once_ready(holder: Any, name: str) -> None:
@@ -97,6 +98,3 @@ def dense(start: int, end: int) -> Iterator[int]:
 def advise(start: int) -> bool:
     """Make one page of the 2 MiB from `start`; False when the kernel does not."""
     return not _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(SIZE), MADV_COLLAPSE)
-
-
-_libc = ctypes.CDLL(None, use_errno=True)

@@ -2,8 +2,9 @@
 
 Arguments, signals, log and exit codes are those of `python -m vllm.entrypoints.openai.api_server`. These things differ:
 a standby (see `standby`) imports the engine's half meanwhile, the tokenizer is loaded while the engine starts, no
-garbage is collected during imports, the model's class is looked at without another process, and an engine ends as
-soon as it may. BRINGUP_LAUNCH=plain leaves them all out. No answer has a `server` header, with or without them.
+garbage is collected during imports, the model's class is looked at without another process, what serves is put into
+large pages (see `hugepages`), and an engine ends as soon as it may. BRINGUP_LAUNCH=plain leaves them all out. No answer
+has a `server` header, with or without them.
 """
 
 from __future__ import annotations

@@ -195,6 +195,8 @@ def names_in_layers(image: str) -> Iterator[str]:
                     if content:
                         with tarfile.open(fileobj=content, mode="r|*") as files:
                             yield from (member.name for member in files)
+        while saved.stdout.read(2**16):  # the blanks behind the archive's end; docker would miss its reader
+            pass
     assert saved.returncode == 0
 
 
