@@ -6,10 +6,10 @@ usage: decode.py --model DIR --out FILE [--waves N] [--at-once N] [--rounds N] [
 
 The arms are those of start.py, each started as often as it is named. All of a wave are started, in an order drawn anew
 and --at-once (1) of them at a time, each with --utilization of the GPU (0.12); those that are not asked wait, and use
-nothing. --settle (20) seconds after the last start, since ours puts its memory into large pages by then, they are
-asked in turns: a turn asks one start of each arm, in an order drawn anew, and a round is so many
-turns that each start is asked. To ask is --tokens (64) a stream, greedy, prompts that nobody was asked before. The
-first two rounds warm up. Then all are ended, and the next wave starts the same arms anew.
+nothing. --settle (20) seconds after the last start, since ours puts its memory into large pages by then, they are asked
+in turns: a turn asks one start of each arm, in an order drawn anew, and a round is so many turns that each start is
+asked. To ask is --tokens (64) a stream, greedy, prompts that nobody was asked before. The first two rounds warm up.
+Then all are ended, and the next wave starts the same arms anew.
 
 The machine changes within a second, for all alike, and a turn is short: so what a start did is divided by the mean of
 its turn. Two starts of one and the same server differ too: so a start counts once, the median of its turns. An arm's

@@ -1,9 +1,9 @@
 """A server's memory in pages of 2 MiB, once it serves: its Python finds its way to it with fewer misses of the TLB.
 
 vLLM's API process and its engine hold half a GiB of objects each, in pages of 4 KiB, and a token touches those of more
-than a thousand calls. Python's allocator takes memory in pieces that the kernel never makes large pages of by itself,
-not even where these are on for everybody. `madvise(MADV_COLLAPSE)` (Linux 6.1, no privilege) does it afterwards. Where
-the kernel refuses, everything stays as it was.
+than a thousand calls. Python's allocator takes memory in pieces of 1 MiB or less, too small for a large page when they
+are first touched. Where large pages are on for everybody, the kernel's daemon makes them later, by default of 16 MiB in
+10 s. `madvise(MADV_COLLAPSE)` (Linux 6.1, no privilege) does it at once. Where the kernel refuses, everything stays.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import mmap
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,12 @@ def settle(after: float = AFTER) -> None:
         if int(SIZE_FILE.read_text("ascii")) != SIZE:
             return
         maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape").splitlines()
-        asked = [start for area in areas(maps) for start in dense(*area)]
     except (OSError, ValueError):  # a kernel without large pages, or one that is not Linux's
         return
+    asked: list[int] = []
+    for area in areas(maps):
+        with suppress(OSError):  # another thread has given it back meanwhile
+            asked += dense(*area)
     done = sum(advise(start) for start in asked)
     marks.told(f"hugepages: {done} of {len(asked)} in {time.monotonic() - begun:.2f} s")
 

@@ -76,10 +76,7 @@ def use(area: mmap.mmap, offset: int, size: int) -> None:
         area[place] = 1
 
 
-small_pages = pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="large pages are not of 2 MiB here")
-
-
-@small_pages
+@pytest.mark.skipif(mmap.PAGESIZE != 4096, reason="large pages are not of 2 MiB here")
 def test_what_is_in_use_for_the_most_part(memory: tuple[mmap.mmap, int]) -> None:
     area, offset = memory
     start = address(area, offset)
@@ -132,6 +129,26 @@ def test_the_kernel_makes_large_pages_and_the_content_stays(
     assert re.fullmatch(r"hugepages: 3 of 3 in \d+\.\d\d s", told[0])
     assert large(start) == 3 * SIZE / 1024
     assert area[offset : offset + len(content)] == content
+
+
+def test_an_area_that_is_gone_is_passed_over(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def dense(start: int, end: int) -> Iterator[int]:
+        if start == SIZE:
+            raise OSError
+        yield from range(start, end, SIZE)
+
+    def advise(start: int) -> bool:
+        asked.append(start)
+        return True
+
+    asked: list[int] = []
+    monkeypatch.setattr(hugepages, "SIZE_FILE", SimpleNamespace(read_text=lambda _: f"{SIZE}\n"))
+    monkeypatch.setattr(hugepages, "areas", lambda _: [(SIZE, 2 * SIZE), (4 * SIZE, 6 * SIZE)])
+    monkeypatch.setattr(hugepages, "dense", dense)
+    monkeypatch.setattr(hugepages, "advise", advise)
+    hugepages.settle(0)
+    assert asked == [4 * SIZE, 5 * SIZE]
+    assert told[0].startswith("hugepages: 2 of 2 in ")
 
 
 def test_a_kernel_that_refuses_is_told(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
