@@ -124,10 +124,9 @@ def by_turn(wave: dict[str, list[list[float]]]) -> dict[str, list[float]]:
 def told(waves: Sequence[dict[str, list[list[float]]]]) -> str:
     """The line with the ratio: the mean of the waves' ratios of the means of their starts."""
     pairs = [(found[WAYS[1]], found[WAYS[0]]) for found in map(by_turn, waves)]
-    ratio = fmean(fmean(above) / fmean(below) for above, below in pairs)
     low, high = spread.bootstrap(pairs)
     us = median(u for wave in waves for starts in wave[WAYS[0]] for u in starts)
-    return (f"CPU time a step, {WAYS[1]} by {WAYS[0]}: {ratio:.3f} (95 %: {low:.3f} to {high:.3f}; "
+    return (f"CPU time a step, {WAYS[1]} by {WAYS[0]}: {spread.ratio(pairs):.3f} (95 %: {low:.3f} to {high:.3f}; "
             f"{sum(len(above) for above, _ in pairs)} starts of each; {us:.0f} us)")  # fmt: skip
 
 

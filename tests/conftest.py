@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-GPU_BENCHMARKS = Path(__file__).parents[1] / "benchmarks/gpu"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def gpu_benchmark() -> Iterator[Callable[[str], Any]]:
-    """Imports a program of benchmarks/gpu by its name; they import each other as the scripts that they are."""
+def benchmark() -> Iterator[Callable[[str], Any]]:
+    """Imports a program of benchmarks or benchmarks/gpu by its name; they import each other as the scripts they are."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(GPU_BENCHMARKS)
+        patch.syspath_prepend(BENCHMARKS)
+        patch.syspath_prepend(BENCHMARKS / "gpu")
         yield importlib.import_module
     for name in set(sys.modules) - before:  # "start" and "watch" are names that others may have
-        if str(GPU_BENCHMARKS) in (getattr(sys.modules[name], "__file__", None) or ""):
+        if str(BENCHMARKS) in repr(getattr(sys.modules[name], "__spec__", None)):  # "gpu", a namespace, has no __file__
             del sys.modules[name]

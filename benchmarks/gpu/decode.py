@@ -51,7 +51,7 @@ from typing import Any
 
 import probe
 import start
-from spread import LEAST, bootstrap
+from spread import LEAST, bootstrap, ratio
 from watch import command, cpu_seconds, family
 
 from bringup import caches
@@ -285,8 +285,7 @@ def compared(streams: int, waves: Sequence[Wave]) -> list[str]:
     for arm in others:
         for figure, called in TOLD.items():
             pairs = [([s[figure] for s in wave[arm]], [s[figure] for s in wave[first]]) for wave in waves]
-            ratio = mean(mean(mine) / mean(base) for mine, base in pairs)
-            said.append(f"{streams:3} streams  {arm} by {first}, {called}: {ratio:.3f} ({known(pairs)})")
+            said.append(f"{streams:3} streams  {arm} by {first}, {called}: {ratio(pairs):.3f} ({known(pairs)})")
     return said
 
 

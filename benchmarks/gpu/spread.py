@@ -35,8 +35,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[out], ordered[n - 1 - out]
 
 
+def ratio(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    """The mean of several ratios of two means, each of the values above and below."""
+    return fmean(fmean(above) / fmean(below) for above, below in pairs)
+
+
 def bootstrap(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], draws: int = 10_000) -> tuple[float, float]:
-    """The interval that holds the mean of several ratios of two means with 95 %: percentiles of what is drawn anew.
+    """The interval that holds `ratio` with 95 %: percentiles of what is drawn anew.
 
     From n values n - 1 are drawn: so the spread of their mean is right where n is small as well (Rao and Wu, 1988).
 
@@ -46,8 +51,8 @@ def bootstrap(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], draws: i
     """
     draw = random.Random(0)  # noqa: S311 - the same values, the same interval
 
-    def mean_of(values: Sequence[float]) -> float:
-        return fmean(draw.choices(values, k=len(values) - 1))
+    def anew(values: Sequence[float]) -> list[float]:
+        return draw.choices(values, k=len(values) - 1)
 
-    ordered = sorted(fmean(mean_of(above) / mean_of(below) for above, below in pairs) for _ in range(draws))
+    ordered = sorted(ratio([(anew(above), anew(below)) for above, below in pairs]) for _ in range(draws))
     return ordered[round(draws * OUTSIDE)], ordered[round(draws * (1 - OUTSIDE)) - 1]

@@ -37,8 +37,8 @@ thread.join()
 
 
 @pytest.fixture
-def calls(gpu_benchmark: Callable[[str], Any]) -> Any:
-    return gpu_benchmark("calls")
+def calls(benchmark: Callable[[str], Any]) -> Any:
+    return benchmark("calls")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ Three starts of half a minute: with everything on, with nothing, and with the st
 from __future__ import annotations
 
 import json
-import platform
 import re
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from bringup import catalog
 from bringup.edge.docker import Engine
 from bringup.testing import VLLMContainer
 from tests.integration.support import LABEL, MODEL, SESSION, execute
+from tests.machine import kernel
 
 pytestmark = pytest.mark.integration
 
@@ -190,7 +190,7 @@ def test_what_serves_is_in_large_pages_after_a_while(full: Server) -> None:
         done, of = (int(n) for n in re.findall(r"\d+", told[pid])[:2])
         assert 0 <= done <= of
         assert kib >= 0.9 * done * 2048, "they stay"
-        if tuple(int(n) for n in platform.release().split("-")[0].split(".")[:2]) >= (6, 1):
+        if kernel() >= (6, 1):
             assert 100 < of < 1.2 * done, told
 
 

@@ -16,8 +16,8 @@ MISS = "INFO saved AOT compiled function to /caches/torch_aot_compile/{}/rank_0_
 
 
 @pytest.fixture(scope="module")
-def decode(gpu_benchmark: Callable[[str], Any]) -> Any:
-    return gpu_benchmark("decode")
+def decode(benchmark: Callable[[str], Any]) -> Any:
+    return benchmark("decode")
 
 
 def test_a_turn_takes_out_what_hits_all(decode: Any) -> None:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def program() -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("hugepages")
-    for name in ("hugepages", "gpu", "gpu.spread"):
-        sys.modules.pop(name, None)
+def program(benchmark: Callable[[str], Any]) -> Any:
+    return benchmark("hugepages")
 
 
 def wave(draw: random.Random, ratio: float, starts: int = 4, rounds: int = 30) -> dict[str, list[list[float]]]:

@@ -10,8 +10,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def spread(gpu_benchmark: Callable[[str], Any]) -> Any:
-    return gpu_benchmark("spread")
+def spread(benchmark: Callable[[str], Any]) -> Any:
+    return benchmark("spread")
 
 
 def test_interval_of_the_median_is_of_two_of_the_values(spread: Any) -> None:
@@ -19,6 +19,10 @@ def test_interval_of_the_median_is_of_two_of_the_values(spread: Any) -> None:
     assert spread.interval(range(1, 21)) == (6, 15)  # the tables of the sign test say so
     with pytest.raises(ValueError, match="needed are 6"):
         spread.interval([1, 2, 3, 4, 5])
+
+
+def test_a_ratio_is_the_mean_of_ratios_of_means(spread: Any) -> None:
+    assert spread.ratio([([1.0, 3.0], [4.0]), ([3.0, 6.0, 9.0], [3.0, 5.0])]) == 1.0  # 0.5 and 1.5
 
 
 def test_bootstrap_of_ratios_of_means(spread: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import mmap
-import platform
 import re
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bringup.inside import hugepages, marks
+from tests.machine import kernel
 from tests.unit.launchfakes import wait_for
 
 MIB = 2**20
@@ -110,8 +110,7 @@ def large(start: int) -> int:
 
 def collapses() -> bool:
     """Whether this kernel can do it at all."""
-    release = tuple(int(n) for n in platform.release().split("-")[0].split(".")[:2])
-    return mmap.PAGESIZE == 4096 and hugepages.SIZE_FILE.exists() and release >= (6, 1)
+    return mmap.PAGESIZE == 4096 and hugepages.SIZE_FILE.exists() and kernel() >= (6, 1)
 
 
 @pytest.mark.skipif(not collapses(), reason="Linux 6.1 with transparent large pages")
